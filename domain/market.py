@@ -98,6 +98,7 @@ TRADE_DTYPE = np.dtype(
         ("agg_trade_id", np.int64),
         ("price", np.int64),  # exact: price / 10**price_decimals
         ("quantity", np.int64),  # exact: quantity / 10**quantity_decimals
+        ("quantity_ex_rpi", np.int64),  # same decimals; NO_VALUE before 2025-12-31 and from REST
         ("first_trade_id", np.int64),
         ("last_trade_id", np.int64),
         ("transact_time_ms", np.int64),

@@ -1,0 +1,463 @@
+"""Frames (bytes) → trade columns, depth snapshots, or documented rejections. Never raises on input.
+
+A batch is decoded in one call where every frame is well formed; otherwise frame by frame, so that
+one bad frame costs only itself. Numbers stay exact: a decimal string becomes mantissa and decimals.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+import msgspec
+import numpy as np
+
+from binance_api.endpoints import StreamKind, stream_name, symbol_of
+from binance_api.wire import (
+    AggTradeFrame,
+    AggTradeMessage,
+    CombinedFrame,
+    DepthFrame,
+    DepthMessage,
+    Message,
+    RestAggTrade,
+    SpotDepthFrame,
+)
+from domain.market import NO_VALUE, TRADE_DTYPE, DepthSnapshot, Market
+
+MAX_DIGITS = 18  # of a price or quantity, so that the mantissa fits an int64
+_NATURAL_DECIMALS = 6  # spot pads every number to 8 decimals; beyond 6 trailing zeros are dropped
+_MAX_ID = 2**62
+_DECIMAL = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
+_POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
+_COMMA, _DOT = 44, 46
+
+_agg_trade_batch = msgspec.json.Decoder(list[AggTradeFrame])
+_agg_trade_one = msgspec.json.Decoder(AggTradeFrame)
+_depth_batch = msgspec.json.Decoder(list[DepthFrame])
+_depth_one = msgspec.json.Decoder(DepthFrame)
+_spot_depth_batch = msgspec.json.Decoder(list[SpotDepthFrame])
+_spot_depth_one = msgspec.json.Decoder(SpotDepthFrame)
+_any_combined = msgspec.json.Decoder(CombinedFrame)
+_any_raw = msgspec.json.Decoder(Message)
+_mantissas = msgspec.json.Decoder(list[int])
+_rest_batch = msgspec.json.Decoder(list[RestAggTrade])
+_rest_raw = msgspec.json.Decoder(list[msgspec.Raw])
+_rest_one = msgspec.json.Decoder(RestAggTrade)
+
+
+class Rejection(msgspec.Struct, frozen=True, gc=False):
+    """Input that was not accepted: why, and the input itself."""
+
+    reason: str
+    payload: bytes
+    receive_time_ns: int
+    symbol: str | None = None
+
+
+class Control(msgspec.Struct, frozen=True, gc=False):
+    """An acknowledgement or another message about the connection; carries no market data."""
+
+    payload: bytes
+
+
+class DecodedTrades(msgspec.Struct, frozen=True):
+    """``rows`` (``TRADE_DTYPE``, arrival order), what was rejected, and the streams that carried data."""
+
+    rows: np.ndarray
+    rejections: list[Rejection]
+    streams: set[str]
+
+
+class DecodedDepth(msgspec.Struct, frozen=True):
+    """Snapshots in arrival order, what was rejected, and the streams that carried data."""
+
+    snapshots: list[DepthSnapshot]
+    rejections: list[Rejection]
+    streams: set[str]
+
+
+def decode_trades(
+    payloads: Sequence[bytes], receive_time_ns: Sequence[int], symbol_index: dict[str, int]
+) -> DecodedTrades:
+    """Decode combined aggTrade frames of subscribed symbols.
+
+    Args:
+        payloads: one frame each, as received.
+        receive_time_ns: wall-clock receipt of each, nanoseconds.
+        symbol_index: subscribed symbols (upper case) and their row number.
+    """
+    rejections: list[Rejection] = []
+    frames, stamps = _decode_frames(
+        payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections
+    )
+    messages, stamps = _known_symbols(frames, stamps, payloads, symbol_index, rejections)
+    rows = _trade_rows(messages, stamps, symbol_index, rejections)
+    streams = {
+        stream_name(StreamKind.AGG_TRADE, symbol) for symbol in {m.symbol for m in messages}
+    }
+    return DecodedTrades(rows, rejections, streams)
+
+
+def decode_depth(
+    payloads: Sequence[bytes],
+    receive_time_ns: Sequence[int],
+    symbol_index: dict[str, int],
+    market: Market = Market.UM,
+) -> DecodedDepth:
+    """Decode combined partial-depth frames (20 levels) of subscribed symbols."""
+    rejections: list[Rejection] = []
+    snapshots: list[DepthSnapshot] = []
+    streams: set[str] = set()
+    if market is Market.SPOT:
+        spot_frames, stamps = _decode_frames(
+            payloads, receive_time_ns, _spot_depth_batch, _spot_depth_one, rejections
+        )
+        for spot_frame, stamp in zip(spot_frames, stamps, strict=True):
+            symbol = symbol_of(spot_frame.stream)
+            if symbol not in symbol_index:
+                rejections.append(_reject("unknown symbol", spot_frame, stamp))
+                continue
+            streams.add(spot_frame.stream)
+            snapshots.append(_spot_snapshot(symbol, spot_frame, stamp))
+        return DecodedDepth(snapshots, rejections, streams)
+    frames, stamps = _decode_frames(
+        payloads, receive_time_ns, _depth_batch, _depth_one, rejections
+    )
+    for frame, stamp in zip(frames, stamps, strict=True):
+        message = frame.data
+        if message.symbol not in symbol_index or symbol_of(frame.stream) != message.symbol:
+            rejections.append(_reject("wrong symbol", frame, stamp))
+            continue
+        if message.transact_time_ms is None:
+            rejections.append(_reject("depth without transaction time", frame, stamp))
+            continue
+        streams.add(frame.stream)
+        snapshots.append(
+            DepthSnapshot(
+                message.symbol,
+                message.event_time_ms,
+                message.transact_time_ms,
+                stamp,
+                message.first_update_id,
+                message.final_update_id,
+                message.prev_final_update_id,
+                message.bids,
+                message.asks,
+            )
+        )
+    return DecodedDepth(snapshots, rejections, streams)
+
+
+def decode_any(payload: bytes) -> Message | Control | Rejection:
+    """Decode one frame of any known kind, combined or raw."""
+    try:
+        return _any_combined.decode(payload).data
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    try:
+        return _any_raw.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        if is_control(payload):
+            return Control(payload)
+        return Rejection(f"unparsable: {error}", payload, NO_VALUE)
+
+
+def is_control(payload: bytes) -> bool:
+    """Whether a frame is an acknowledgement, an error reply or a shutdown notice."""
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    if not isinstance(value, dict) or "stream" in value:
+        return False
+    return "result" in value or "error" in value or value.get("e") == "serverShutdown"
+
+
+def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
+    """Decode a reply of ``aggTrades``.
+
+    Returns:
+        ``TRADE_DTYPE`` rows as sent (``symbol_index`` 0, event and receive times ``NO_VALUE``) and
+        the number of entries that were not valid trades and are left out.
+
+    Raises:
+        ValueError: the reply is no JSON array at all.
+    """
+    try:
+        messages = _rest_batch.decode(payload)
+        entries = len(messages)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            raw = _rest_raw.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"no array of trades: {error}") from error
+        entries = len(raw)
+        messages = [m for m in map(_rest_entry, raw) if m is not None]
+    rejections: list[Rejection] = []
+    rows = _trade_rows(messages, [NO_VALUE] * len(messages), None, rejections)
+    return rows, entries - len(rows)
+
+
+def parse_decimals(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Decimal strings → (mantissa int64, decimals uint8), or None if any token is not plain digits.
+
+    Every token must be ``digits`` or ``digits.digits`` with at most 18 digits; value =
+    mantissa / 10**decimals. The batch is parsed as one JSON list of integers: each token gets a
+    leading 1, which keeps leading zeros legal and is taken off again.
+    """
+    text = ",1".join(tokens)
+    try:
+        raw = text.encode("ascii")
+        values = _mantissas.decode(b"[1" + raw.replace(b".", b"") + b"]")
+    except (UnicodeEncodeError, msgspec.DecodeError):
+        return None
+    count = len(tokens)
+    if len(values) != count:
+        return None
+    codes = np.frombuffer(raw, dtype=np.uint8)
+    ends = np.empty(count, dtype=np.int64)
+    commas = np.flatnonzero(codes == _COMMA)
+    if len(commas) != count - 1:
+        return None
+    ends[:-1] = commas
+    ends[-1] = len(codes)
+    starts = np.empty(count, dtype=np.int64)
+    starts[0] = 0
+    starts[1:] = commas + 2
+    decimals = _decimals(np.flatnonzero(codes == _DOT), starts, ends)
+    if decimals is None:
+        return None
+    digits = ends - starts - (decimals > 0)
+    if digits.min() < 1 or digits.max() > MAX_DIGITS:
+        return None
+    mantissa = np.array(values, dtype=np.int64) - _POW10[digits]
+    return _without_padding(mantissa, decimals.astype(np.uint8))
+
+
+def parse_decimal(token: str) -> tuple[int, int] | None:
+    """One decimal string → (mantissa, decimals), or None; the same language as ``parse_decimals``."""
+    match = _DECIMAL.fullmatch(token)
+    if match is None:
+        return None
+    whole, fraction = match.group(1), match.group(2) or ""
+    if len(whole) + len(fraction) > MAX_DIGITS:
+        whole = whole.lstrip("0") or "0"
+        fraction = fraction.rstrip("0")
+        if len(whole) + len(fraction) > MAX_DIGITS:
+            return None
+    if len(fraction) > _NATURAL_DECIMALS:
+        fraction = fraction.rstrip("0")
+    return int(whole + fraction), len(fraction)
+
+
+def _decimals(dots: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
+    """Digits after the dot of every token; None for two dots or a dot at an end of a token."""
+    count = len(starts)
+    if len(dots) == count:
+        token = slice(None)
+    elif len(dots) == 0:
+        return np.zeros(count, dtype=np.int64)
+    elif len(dots) < count:
+        token = np.searchsorted(ends, dots)  # type: ignore[assignment]
+        if (np.diff(token) == 0).any():  # type: ignore[arg-type]
+            return None
+    else:
+        return None
+    after = ends[token] - dots - 1
+    if (dots <= starts[token]).any() or after.min() < 1:
+        return None
+    decimals = np.zeros(count, dtype=np.int64)
+    decimals[token] = after
+    return decimals
+
+
+def _without_padding(mantissa: np.ndarray, decimals: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    padded = decimals > _NATURAL_DECIMALS
+    while padded.any():
+        quotient, remainder = np.divmod(mantissa, 10)
+        padded &= (remainder == 0) & (decimals > 0)
+        mantissa = np.where(padded, quotient, mantissa)
+        decimals = (decimals - padded).astype(np.uint8)
+    return mantissa, decimals
+
+
+def _decode_frames[F](
+    payloads: Sequence[bytes],
+    receive_time_ns: Sequence[int],
+    batch: msgspec.json.Decoder[list[F]],
+    one: msgspec.json.Decoder[F],
+    rejections: list[Rejection],
+) -> tuple[list[F], Sequence[int]]:
+    try:
+        frames = batch.decode(b"[" + b",".join(payloads) + b"]")
+        if len(frames) == len(payloads):
+            return frames, receive_time_ns
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        pass
+    frames, stamps = [], []
+    for payload, stamp in zip(payloads, receive_time_ns, strict=True):
+        try:
+            frames.append(one.decode(payload))
+            stamps.append(stamp)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if not is_control(payload):
+                rejections.append(Rejection(f"unparsable: {error}", payload, stamp))
+    return frames, stamps
+
+
+def _known_symbols(
+    frames: list[AggTradeFrame],
+    stamps: Sequence[int],
+    payloads: Sequence[bytes],
+    symbol_index: dict[str, int],
+    rejections: list[Rejection],
+) -> tuple[list[AggTradeMessage], Sequence[int]]:
+    messages = [frame.data for frame in frames]
+    pairs = {(frame.stream, frame.data.symbol) for frame in frames}
+    wrong = {
+        pair
+        for pair in pairs
+        if pair[1] not in symbol_index or pair[0] != stream_name(StreamKind.AGG_TRADE, pair[1])
+    }
+    if not wrong:
+        return messages, stamps
+    kept, kept_stamps = [], []
+    for frame, stamp in zip(frames, stamps, strict=True):
+        if (frame.stream, frame.data.symbol) in wrong:
+            rejections.append(_reject("wrong symbol", frame, stamp))
+        else:
+            kept.append(frame.data)
+            kept_stamps.append(stamp)
+    return kept, kept_stamps
+
+
+def _trade_rows(
+    messages: Sequence[AggTradeMessage] | Sequence[RestAggTrade],
+    stamps: Sequence[int],
+    symbol_index: dict[str, int] | None,
+    rejections: list[Rejection],
+) -> np.ndarray:
+    """Columns of messages that are structurally sound; the others become rejections."""
+    if not messages:
+        return np.empty(0, dtype=TRADE_DTYPE)
+    rows = _rows_at_once(messages, stamps, symbol_index)
+    if rows is not None and _is_sound(rows):
+        return rows
+    single = []
+    for message, stamp in zip(messages, stamps, strict=True):
+        row = _rows_at_once([message], [stamp], symbol_index, _parse_each)
+        if row is None:
+            rejections.append(_reject("malformed number", message, stamp))
+        elif not _is_sound(row):
+            rejections.append(_reject(_fault(row), message, stamp))
+        else:
+            single.append(row)
+    return np.concatenate(single) if single else np.empty(0, dtype=TRADE_DTYPE)
+
+
+def _rows_at_once(
+    messages: Sequence[AggTradeMessage] | Sequence[RestAggTrade],
+    stamps: Sequence[int],
+    symbol_index: dict[str, int] | None,
+    parse: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray] | None] = parse_decimals,
+) -> np.ndarray | None:
+    columns = list(zip(*map(msgspec.structs.astuple, messages), strict=True))
+    offset = 1 if symbol_index is not None else 0  # REST rows have no symbol in front
+    prices, quantities = parse(columns[offset]), parse(columns[offset + 1])
+    if prices is None or quantities is None:
+        return None
+    rows = np.empty(len(messages), dtype=TRADE_DTYPE)
+    rows["suspect"] = 0
+    rows["price"], rows["price_decimals"] = prices
+    rows["quantity"], rows["quantity_decimals"] = quantities
+    rows["is_buyer_maker"] = columns[offset + 2]
+    try:
+        rows["agg_trade_id"] = columns[offset + 3]
+        rows["first_trade_id"] = columns[offset + 4]
+        rows["last_trade_id"] = columns[offset + 5]
+        rows["transact_time_ms"] = columns[offset + 6]
+        rows["event_time_ms"] = columns[offset + 7] if symbol_index is not None else NO_VALUE
+    except OverflowError:
+        return None
+    rows["receive_time_ns"] = stamps
+    rows["quantity_ex_rpi"] = NO_VALUE
+    if symbol_index is None:
+        rows["symbol_index"] = 0
+        return rows
+    symbols = columns[0]
+    if len(set(symbols)) == 1:
+        rows["symbol_index"] = symbol_index[symbols[0]]
+    else:
+        rows["symbol_index"] = [symbol_index[symbol] for symbol in symbols]
+    return rows if _fill_ex_rpi(rows, columns[offset + 8], parse) else None
+
+
+def _fill_ex_rpi(
+    rows: np.ndarray,
+    tokens: Sequence[str | None],
+    parse: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray] | None],
+) -> bool:
+    """Fill ``quantity_ex_rpi`` at the quantity's decimals; False if a token is malformed."""
+    present = [i for i, token in enumerate(tokens) if token is not None] if None in tokens else None
+    if present is not None and not present:
+        return True
+    parsed = parse([token for token in tokens if token is not None])
+    if parsed is None:
+        return False
+    mantissa, decimals = parsed
+    where = slice(None) if present is None else present
+    shift = rows["quantity_decimals"][where].astype(np.int64) - decimals
+    if shift.any():
+        scaled = np.where(shift >= 0, mantissa * _POW10[np.maximum(shift, 0)], NO_VALUE)
+        short = shift < 0
+        quotient, remainder = np.divmod(mantissa, _POW10[np.maximum(-shift, 0)])
+        mantissa = np.where(short & (remainder == 0), quotient, scaled)
+    rows["quantity_ex_rpi"][where] = mantissa
+    return True
+
+
+def _parse_each(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    parsed = [parse_decimal(token) for token in tokens]
+    if any(value is None for value in parsed):
+        return None
+    pairs = np.array(parsed, dtype=np.int64)
+    return pairs[:, 0], pairs[:, 1].astype(np.uint8)
+
+
+def _is_sound(rows: np.ndarray) -> bool:
+    """Structural law for trades: positive price and quantity, plausible ids and times."""
+    return bool(
+        rows["price"].min() > 0
+        and rows["quantity"].min() > 0
+        and rows["agg_trade_id"].min() >= 0
+        and rows["agg_trade_id"].max() < _MAX_ID
+        and rows["transact_time_ms"].min() > 0
+        and (rows["last_trade_id"] >= rows["first_trade_id"]).all()
+    )
+
+
+def _fault(row: np.ndarray) -> str:
+    if row["price"][0] <= 0 or row["quantity"][0] <= 0:
+        return "not positive"
+    return "impossible id or time"
+
+
+def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:
+    try:
+        return _rest_one.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _spot_snapshot(symbol: str, frame: SpotDepthFrame, stamp: int) -> DepthSnapshot:
+    time_ms = stamp // 1_000_000
+    update_id = frame.data.final_update_id
+    return DepthSnapshot(
+        symbol, time_ms, time_ms, stamp, update_id, update_id, None, frame.data.bids, frame.data.asks
+    )
+
+
+def _reject(reason: str, message: msgspec.Struct, stamp: int) -> Rejection:
+    symbol = getattr(message, "symbol", None)
+    return Rejection(reason, msgspec.json.encode(message), stamp, symbol)

@@ -1,0 +1,355 @@
+"""Every setting of the product in one model: command line > environment > ``.env`` > defaults.
+
+Consumes option values and environment variables, produces one frozen, validated ``Settings``; only
+``main`` and the orchestrator read it. An error is one line naming the field, never a value.
+The field's name in upper case is its variable, in kebab case its flag (docs/reference.md lists all).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from data_validator import ValidatorSettings
+from domain.errors import ConfigError
+from domain.market import Market
+
+DAY_S = 86_400
+DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
+# Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
+_SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
+
+
+def _split_symbols(value: object) -> object:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list | tuple):
+        return tuple(dict.fromkeys(str(part).upper() for part in value))
+    return value
+
+
+def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
+    if not symbols:
+        raise ValueError("name at least one symbol, e.g. BTCUSDT,ETHUSDT")
+    for symbol in symbols:
+        if not _SYMBOL.fullmatch(symbol):
+            raise ValueError("a symbol is letters and digits, e.g. BTCUSDT (comma between two)")
+    return symbols
+
+
+def _divides_a_day(seconds: int) -> int:
+    if DAY_S % seconds:
+        raise ValueError(f"must divide a day ({DAY_S} s) without remainder, e.g. 1, 5, 15, 60")
+    return seconds
+
+
+def _host_of(*schemes: str) -> AfterValidator:
+    def check(url: str) -> str:
+        parts = urlsplit(url.rstrip("/"))
+        try:
+            complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            complete = False
+        if parts.scheme not in schemes or not complete:
+            raise ValueError(f"must look like {schemes[0]}://host or {schemes[-1]}://host:port")
+        if parts.path or parts.query or parts.fragment or parts.username:
+            raise ValueError("give the host alone; paths are added to it")
+        return url.rstrip("/")
+
+    return AfterValidator(check)
+
+
+def _check_source(source: str) -> str:
+    kind, _, path = source.partition(":")
+    if source in {"binance", "demo"}:
+        return source
+    if kind != "replay" or not path:
+        raise ValueError("must be binance, demo or replay:PATH")
+    if not Path(path).exists():
+        raise ValueError("names a recording that does not exist")
+    return source
+
+
+def _as_part[T: msgspec.Struct](part: type[T]) -> Callable[[object], T]:
+    """A part's own settings from ``{field: text or number}``; every number finite and not negative."""
+
+    def build(value: object) -> T:
+        if isinstance(value, part):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("is set field by field")  # noqa: TRY004 - pydantic reports ValueErrors
+        for field in msgspec.structs.fields(part):
+            if field.name in value:
+                number = _as_number(value[field.name], field.type)
+                if number is None:
+                    raise ValueError(f"{field.name.upper()}: must be {_WORDS[field.type]} ≥ 0")
+                value = {**value, field.name: number}
+        return msgspec.convert(value, part)
+
+    return build
+
+
+_WORDS: Mapping[object, str] = {int: "a whole number", float: "a number", Decimal: "a number"}
+
+
+def _as_number(value: object, kind: Any) -> int | float | Decimal | None:
+    try:
+        number: int | float | Decimal = kind(value)
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+    return number if math.isfinite(number) and number >= 0 else None
+
+
+class _PartVariables(PydanticBaseSettingsSource):
+    """Variables of the parts' own settings: ``VALIDATOR_JUMP_Z`` → ``validator.jump_z``."""
+
+    def __init__(self, settings: type[BaseSettings], texts: Mapping[str, str | None]) -> None:
+        super().__init__(settings)
+        self._texts = {name.lower(): text for name, text in texts.items() if text}
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """What the variables say about one part, if anything."""
+        part = PARTS.get(field_name)
+        names = () if part is None else part.__struct_fields__
+        given = {name: self._texts.get(f"{field_name}_{name}") for name in names}
+        return {name: text for name, text in given.items() if text} or None, field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        found = {part: self.get_field_value(None, part)[0] for part in PARTS}
+        return {part: values for part, values in found.items() if values}
+
+
+PARTS: Mapping[str, type[msgspec.Struct]] = {"validator": ValidatorSettings}
+"""Parts whose own settings are set as ``<PART>_<FIELD>`` variables; their docstrings describe them."""
+
+WebSocketHost = Annotated[str, _host_of("wss", "ws")]
+HttpHost = Annotated[str, _host_of("https", "http")]
+
+
+class Settings(BaseSettings):
+    """What a run can be told. Durations are seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env",
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",  # unknown variables are left alone; unknown arguments fail in __init__
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    # --- what to run on ---
+    symbols: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_symbols), AfterValidator(_check_symbols)
+    ] = Field(DEFAULT_SYMBOLS, description="symbols to follow, comma between two")
+    market: Market = Field(Market.UM, description="um (USDⓈ-M futures) or spot")
+    source: Annotated[str, AfterValidator(_check_source)] = Field(
+        "binance", description="binance, demo (local exchange, no network) or replay:PATH"
+    )
+    duration: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="stop after this many seconds; unset: run on"
+    )
+    headless: bool = Field(
+        default=False, description="no terminal view; one summary line a minute in the log"
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="root of all files; unset: data-demo, data-replay/NAME or data, by source",
+    )
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"],
+        BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value),
+    ] = Field("INFO", description="least severe level that is logged")
+
+    # --- windows ---
+    window_duration: Annotated[int, AfterValidator(_divides_a_day)] = Field(
+        5, ge=1, le=DAY_S, description="length of an analysis window, s; divides a day"
+    )
+    window_lateness_ms: int = Field(
+        250,
+        ge=0,
+        le=60_000,
+        description="how far past a window's end proof of its end must lie, ms",
+    )
+    gap_repair_timeout: float = Field(
+        3.0,
+        ge=0,
+        le=600,
+        allow_inf_nan=False,
+        description="longest a gap or a dead route holds a window back, s",
+    )
+    whale_notional: Decimal = Field(
+        Decimal(100_000),
+        gt=0,
+        allow_inf_nan=False,
+        description="a trade of at least this notional is a whale's, quote units",
+    )
+
+    # --- connection ---
+    ws_ping_interval: float = Field(
+        20.0, gt=0, le=180, allow_inf_nan=False, description="WebSocket ping every so many s"
+    )
+    ws_max_reconnect_attempts: int = Field(
+        15, ge=0, description="failures in a row of all sockets of a route before exit 3; 0: never"
+    )
+    ws_backoff_cap: float = Field(
+        60.0, gt=0, le=3_600, allow_inf_nan=False, description="longest wait before a reconnect, s"
+    )
+    ws_redundancy: int = Field(1, ge=1, le=2, description="sockets per route: 1, or 2 merged")
+    ws_rotation_minute: int | None = Field(
+        None,
+        ge=0,
+        le=1439,
+        description="minute of the UTC day (0-1439) at which sockets are renewed; unset: by age",
+    )
+    health_check_interval: float = Field(
+        30.0, gt=0, le=3_600, allow_inf_nan=False, description="a health event every so many s"
+    )
+    binance_ws_url: WebSocketHost = Field(
+        "wss://fstream.binance.com", description="futures WebSocket host; routes are added to it"
+    )
+    binance_rest_url: HttpHost = Field("https://fapi.binance.com", description="futures REST host")
+    binance_spot_ws_url: WebSocketHost = Field(
+        "wss://stream.binance.com:9443", description="spot WebSocket host"
+    )
+    binance_spot_rest_url: HttpHost = Field("https://api.binance.com", description="spot REST host")
+    binance_rate_limit_weight: int | None = Field(
+        None,
+        ge=40,
+        le=1_000_000,
+        description="REST weight a minute this address may use; unset: the market's own limit",
+    )
+
+    # --- files ---
+    feature_flush_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="feature rows reach disk every so many s",
+    )
+
+    # --- thresholds of the parts, as <PART>_<FIELD> variables ---
+    validator: Annotated[ValidatorSettings, PlainValidator(_as_part(ValidatorSettings))] = Field(
+        default_factory=ValidatorSettings, description="what the validator flags"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments > environment > ``.env``, for the parts' fields as well."""
+        del file_secret_settings
+        in_file = (
+            dotenv_settings.env_vars if isinstance(dotenv_settings, DotEnvSettingsSource) else {}
+        )
+        return (
+            init_settings,
+            env_settings,
+            _PartVariables(settings_cls, os.environ),
+            dotenv_settings,
+            _PartVariables(settings_cls, in_file),
+        )
+
+    def __init__(self, **values: Any) -> None:
+        unknown = [n for n in values if n not in type(self).model_fields and not n.startswith("_")]
+        if unknown:
+            raise ConfigError(f"{unknown[0]}: unknown setting")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise ConfigError(_one_line(error)) from None
+        except (SettingsError, UnicodeDecodeError, OSError) as error:
+            raise ConfigError(f".env or environment: {type(error).__name__}") from None
+
+    @property
+    def replay_path(self) -> Path | None:
+        """The recording to replay, or None for a live source."""
+        kind, _, path = self.source.partition(":")
+        return Path(path) if kind == "replay" else None
+
+    @property
+    def data_root(self) -> Path:
+        """Root of every file of this run: ``--data-dir``, else a folder that names the source."""
+        if self.data_dir is not None:
+            return self.data_dir
+        if self.replay_path is not None:
+            return Path("data-replay") / recording_name(self.replay_path)
+        return Path("data-demo" if self.source == "demo" else "data")
+
+    @property
+    def ws_url(self) -> str:
+        """WebSocket host of the chosen market."""
+        return self.binance_ws_url if self.market is Market.UM else self.binance_spot_ws_url
+
+    @property
+    def rest_url(self) -> str:
+        """REST host of the chosen market."""
+        return self.binance_rest_url if self.market is Market.UM else self.binance_spot_rest_url
+
+
+def recording_name(path: Path) -> str:
+    """A recording's name without its extensions: ``x/usdm_20240718.ndjson.gz`` → ``usdm_20240718``."""
+    name = path.resolve().name
+    return name.split(".", 1)[0] or name
+
+
+def variables() -> dict[str, tuple[str, str]]:
+    """Every variable with its default and description; docs/reference.md is tested against it."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, field in Settings.model_fields.items():
+        if name in PARTS:
+            found |= _part_variables(name, PARTS[name])
+        else:
+            default = field.default
+            text = ",".join(default) if isinstance(default, tuple) else str(default)
+            found[name.upper()] = ("" if default is None else text, field.description or "")
+    return found
+
+
+def _part_variables(prefix: str, part: type[msgspec.Struct]) -> dict[str, tuple[str, str]]:
+    described = dict(
+        re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", part.__doc__ or "", re.MULTILINE)
+    )
+    return {
+        f"{prefix}_{field.name}".upper(): (
+            str(field.default),
+            " ".join(described.get(field.name, "").split()),
+        )
+        for field in msgspec.structs.fields(part)
+    }
+
+
+def _one_line(error: ValidationError) -> str:
+    """The errors' fields and messages without the values: a value may be a secret."""
+    found = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        name = str(item["loc"][0]) if item["loc"] else "settings"
+        message = item["msg"].removeprefix("Value error, ")
+        if name in PARTS:
+            found.append(f"{name.upper()}_{message}")
+        else:
+            found.append(f"{name.upper()} (--{name.replace('_', '-')}): {message}")
+    return "; ".join(found)

@@ -1,0 +1,143 @@
+"""Merges part files into one, in bounded memory, safely at every kill point.
+
+The merged file is written atomically and names in its metadata the files it replaces; only then
+are those removed. A crash in between leaves rows in two files, which readers that keep the highest
+revision count once, and ``finish_merges`` removes the rest at the next start. Of each key only the
+highest revision is kept; columns unknown to the row type are carried over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lake.atomic import Step, StepHook, atomic_file, remove_leftovers
+from lake.part_files import (
+    DATE_PREFIX,
+    MERGED_PREFIX,
+    REPLACES_KEY,
+    RowRange,
+    files_in,
+    merged_schema,
+    new_name,
+    read_file,
+    replaced_names,
+)
+from lake.revisions import sort_latest
+
+ROW_GROUP_ROWS: Final = 17_280
+"""Rows of one symbol in a day of 5-second windows."""
+
+
+class TableLayout(msgspec.Struct, frozen=True, kw_only=True):
+    """What identifies a row and how files are encoded."""
+
+    schema: pa.Schema
+    keys: tuple[str, ...]  # "symbol" first
+    time_column: str
+    revision_column: str | None
+
+
+def merge_files(
+    files: Sequence[Path], layout: TableLayout, *, merge_rows: int, hook: StepHook
+) -> Path:
+    """Merge files of one date into a new one beside them and remove them.
+
+    Args:
+        files: At least one; all in the same folder.
+        layout: Keys and schema.
+        merge_rows: Rows held in memory at a time (a single symbol may exceed it).
+        hook: See ``lake.atomic.StepHook``.
+
+    Returns:
+        The merged file.
+
+    Raises:
+        FileNotFoundError, DamagedFile, StorageError: As ``part_files.read_file``; nothing changed.
+    """
+    schema = merged_schema(files, layout.schema)
+    replaces = msgspec.json.encode([path.name for path in files])
+    target = files[0].with_name(new_name(MERGED_PREFIX))
+    with (
+        atomic_file(target, hook=hook) as handle,
+        open_writer(handle, schema.with_metadata({REPLACES_KEY: replaces})) as writer,
+    ):
+        for symbols in _symbol_groups(files, layout.time_column, merge_rows):
+            rows = RowRange(time_column=layout.time_column, symbols=symbols)
+            nullable = pa.schema([field.with_nullable(True) for field in schema])
+            found = pa.concat_tables([read_file(path, nullable, rows) for path in files])
+            table = sort_latest(found, layout.keys, layout.revision_column)
+            writer.write_table(as_schema(table, schema), row_group_size=ROW_GROUP_ROWS)
+    _remove(files, hook)
+    return target
+
+
+def _symbol_groups(
+    files: Sequence[Path], time_column: str, merge_rows: int
+) -> Iterator[frozenset[str]]:
+    """Symbols in order, so many at a time that their rows fit the budget."""
+    counts: Counter[str] = Counter()
+    schema = pa.schema([("symbol", pa.string())])
+    for path in files:
+        table = read_file(path, schema, RowRange(time_column=time_column))
+        for entry in table.column("symbol").value_counts().to_pylist():
+            counts[entry["values"]] += entry["counts"]
+    group: list[str] = []
+    held = 0
+    for symbol in sorted(counts):
+        if group and held + counts[symbol] > merge_rows:
+            yield frozenset(group)
+            group, held = [], 0
+        group.append(symbol)
+        held += counts[symbol]
+    if group:
+        yield frozenset(group)
+
+
+def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The same columns under another schema's nullability and metadata."""
+    return pa.Table.from_arrays(table.columns, schema=schema)
+
+
+def open_writer(handle: object, schema: pa.Schema) -> pq.ParquetWriter:
+    """The encoding of all our files: zstd, checksummed pages, dictionaries for what repeats."""
+    repeating = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    return pq.ParquetWriter(
+        handle, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
+    )
+
+
+def _remove(files: Sequence[Path], hook: StepHook) -> None:
+    for path in files:
+        # Windows refuses while a reader has it open: the next start removes it then.
+        with contextlib.suppress(OSError):
+            path.unlink()
+        hook(Step.REMOVED, path)
+
+
+def finish_merges(folder: Path, date: str, hook: StepHook) -> int:
+    """Remove what a dead process left in one date: temporaries, and files a merged one replaces.
+
+    Returns:
+        How many files were removed.
+    """
+    removed = remove_leftovers(folder / f"{DATE_PREFIX}{date}")
+    files = files_in(folder, date)
+    if len(files) < 2:
+        return removed
+    by_name = {path.name: path for path in files}
+    replaced: dict[str, Path] = {}
+    for path in files:
+        if path.name.startswith(MERGED_PREFIX):
+            for name in replaced_names(path):
+                if name in by_name and name != path.name:
+                    replaced[name] = by_name[name]
+    _remove(list(replaced.values()), hook)
+    return removed + len(replaced)

@@ -1,0 +1,285 @@
+"""The Parquet files of one dated folder tree: their names, listing, reading and setting aside.
+
+Consumes ``<folder>/date=YYYY-MM-DD/*.parquet``, produces Arrow tables of one schema whatever columns
+a file has. A file someone damaged is named once, moved to ``<parent>/damaged/…`` and left out.
+Reads prune by row-group statistics and verify page checksums.
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import secrets
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import structlog
+
+from lake.atomic import storage_error
+from lake.columns import mask_array, string_array
+from lake.paths import DAY_MS
+
+log = structlog.get_logger()
+
+FILE_SUFFIX: Final = ".parquet"
+DATE_PREFIX: Final = "date="
+REPLACES_KEY: Final = b"orderflow.replaces"
+MERGED_PREFIX: Final = "merged"
+PART_PREFIX: Final = "part"
+
+_RUN_TOKEN: Final = secrets.token_hex(3)
+_COUNTER: Final = itertools.count(1)
+_LISTING_ATTEMPTS: Final = 20
+
+
+class DamagedFile(Exception):  # noqa: N818 - a state of a file, handled by the stores
+    """A Parquet file cannot be read for what it contains, not for what the system refused."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class RowRange(msgspec.Struct, frozen=True, kw_only=True):
+    """Which rows to read: ``start_ms <= time < end_ms`` and the symbols; ``None`` is unlimited."""
+
+    time_column: str
+    symbols: frozenset[str] | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+    def may_be_in(self, bounds: dict[str, tuple[Any, Any]]) -> bool:
+        """Whether a row group with these column minima and maxima can hold such rows."""
+        low, high = bounds.get(self.time_column, (None, None))
+        if low is not None and self.end_ms is not None and low >= self.end_ms:
+            return False
+        if high is not None and self.start_ms is not None and high < self.start_ms:
+            return False
+        first, last = bounds.get("symbol", (None, None))
+        if self.symbols is None or first is None:
+            return True
+        return any(first <= symbol <= last for symbol in self.symbols)
+
+    def covers_date(self, date: str) -> bool:
+        """Whether ``date=<date>`` can hold such rows."""
+        start_ms = date_start_ms(date)
+        return not (
+            (self.end_ms is not None and start_ms >= self.end_ms)
+            or (self.start_ms is not None and start_ms + DAY_MS <= self.start_ms)
+        )
+
+
+def date_of(time_ms: int) -> str:
+    """UTC date of a time, ``YYYY-MM-DD``."""
+    return time.strftime("%Y-%m-%d", time.gmtime(time_ms // 1000))
+
+
+def date_start_ms(date: str) -> int:
+    """Midnight UTC of ``YYYY-MM-DD``.
+
+    Raises:
+        ValueError: Not a date.
+    """
+    day = datetime.datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=datetime.UTC)
+    return int(day.timestamp()) * 1000
+
+
+def new_name(prefix: str) -> str:
+    """A file name no other process, run or call ever gives; names sort by time of creation."""
+    stamp = time.time_ns() // 1000
+    return f"{prefix}-{stamp:017d}-{os.getpid()}-{_RUN_TOKEN}-{next(_COUNTER):06d}{FILE_SUFFIX}"
+
+
+def dates_in(folder: Path) -> list[str]:
+    """The dates that have a folder, oldest first; other names are left alone."""
+    dates = []
+    try:
+        entries = os.listdir(folder)
+    except OSError:
+        return []
+    for name in entries:
+        date = name.removeprefix(DATE_PREFIX)
+        if date == name:
+            continue
+        try:
+            date_start_ms(date)
+        except ValueError:
+            continue
+        dates.append(date)
+    return sorted(dates)
+
+
+def files_in(folder: Path, date: str) -> list[Path]:
+    """The Parquet files of one date, oldest first."""
+    dated = folder / f"{DATE_PREFIX}{date}"
+    try:
+        names = os.listdir(dated)
+    except OSError:
+        return []
+    visible = [n for n in names if n.endswith(FILE_SUFFIX) and n[0] not in "._"]
+    return [dated / name for name in sorted(visible, key=_creation_order)]
+
+
+def _creation_order(name: str) -> tuple[str, str]:
+    return name.partition("-")[2], name
+
+
+def stable_files(folder: Path, dates: Iterable[str]) -> list[Path]:
+    """The files of several dates as they were at one moment.
+
+    A listing can miss a merged file that appears and the parts that vanish while it runs; one that
+    equals the next listing did not, because the merged file appears before its parts vanish.
+    """
+    dates = list(dates)
+    files = [path for date in dates for path in files_in(folder, date)]
+    for _ in range(_LISTING_ATTEMPTS):
+        again = [path for date in dates for path in files_in(folder, date)]
+        if again == files:
+            break
+        files = again
+    return files
+
+
+def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
+    """Read the wanted rows of one file in ``schema``; columns it lacks are null.
+
+    Raises:
+        FileNotFoundError: It is gone (merged into another one, meanwhile).
+        DamagedFile: Its content cannot be read.
+        StorageError: The system refused.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            groups = _groups(file, rows)
+            if not groups:
+                return schema.empty_table()
+            names = set(file.schema_arrow.names)
+            missing = {rows.time_column, "symbol"} - names
+            if missing:
+                raise DamagedFile(path, f"lacks {', '.join(sorted(missing))}")
+            wanted = [name for name in (*schema.names, "symbol", rows.time_column) if name in names]
+            found = file.read_row_groups(groups, columns=list(dict.fromkeys(wanted)))
+            return _conform(_filtered(found, rows), schema)
+    except FileNotFoundError:
+        raise
+    except pa.ArrowMemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _classified(path, error) from error
+
+
+def _classified(path: Path, error: Exception) -> Exception:
+    """The system's refusals carry an error number, unreadable content does not."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return storage_error("cannot read", path, error)
+    return DamagedFile(path, str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+
+def _groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
+    metadata = file.metadata
+    wanted = []
+    for group in range(metadata.num_row_groups):
+        about = metadata.row_group(group)
+        bounds = {}
+        for index in range(about.num_columns):
+            column = about.column(index)
+            if column.path_in_schema not in {"symbol", rows.time_column}:
+                continue
+            statistics = column.statistics
+            if statistics is not None and statistics.has_min_max:
+                bounds[column.path_in_schema] = (statistics.min, statistics.max)
+        if about.num_rows and rows.may_be_in(bounds):
+            wanted.append(group)
+    return wanted
+
+
+def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
+    times = table.column(rows.time_column).to_numpy()
+    keep = np.ones(len(times), dtype=np.bool_)
+    if rows.start_ms is not None:
+        keep &= times >= rows.start_ms
+    if rows.end_ms is not None:
+        keep &= times < rows.end_ms
+    if rows.symbols is not None:
+        symbols = string_array([symbol.encode() for symbol in sorted(rows.symbols)])
+        keep &= pc.is_in(table.column("symbol"), value_set=symbols).to_numpy()
+    return table if keep.all() else table.filter(mask_array(keep))
+
+
+def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        column = table.column(field.name)
+        columns.append(column if column.type == field.type else column.cast(field.type))
+    return pa.Table.from_arrays(columns, schema=schema)
+
+
+def merged_schema(files: Sequence[Path], schema: pa.Schema) -> pa.Schema:
+    """``schema`` plus the columns only some files have; nullable where a file lacks or allows it.
+
+    Raises:
+        FileNotFoundError, DamagedFile, StorageError: As ``read_file``.
+    """
+    found = [_file_schema(path) for path in files]
+    fields = {field.name: field for field in schema}
+    for other in found:
+        for field in other:
+            fields.setdefault(field.name, field.remove_metadata())
+    return pa.schema(
+        [
+            field.with_nullable(
+                any(name not in other.names or other.field(name).nullable for other in found)
+            )
+            for name, field in fields.items()
+        ]
+    )
+
+
+def _file_schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _classified(path, error) from error
+
+
+def replaced_names(path: Path) -> list[str]:
+    """Names of the files whose rows a merged file took over; empty for a part file."""
+    try:
+        text = (pq.read_metadata(path).metadata or {}).get(REPLACES_KEY)
+    except (pa.ArrowException, OSError):
+        return []
+    return [] if text is None else msgspec.json.decode(text, type=list[str])
+
+
+def set_aside(folder: Path, damaged: DamagedFile) -> bool:
+    """Move a damaged file out of the tree that readers glob, and say so.
+
+    Returns:
+        Whether it is out of the way (another reader may have moved it).
+    """
+    path = damaged.path
+    target = folder.parent / "damaged" / folder.name / path.parent.name / f"{path.name}.damaged"
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.error("store.file_damaged", path=str(path), reason=damaged.reason, moved=str(error))
+        return False
+    log.error("store.file_damaged", path=str(path), reason=damaged.reason, set_aside=str(target))
+    return True

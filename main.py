@@ -1,0 +1,301 @@
+"""The command line: ``python main.py [run|replay|simulate|doctor] [options]``; no logic.
+
+Consumes arguments, produces an exit code: 0 success · 1 a failure that cannot be worked around ·
+2 bad usage or configuration · 3 exchange out of reach. Errors are one line on stderr, naming the field.
+Every part is imported only by the verb that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from domain.errors import ConfigError, OrderFlowError
+
+if TYPE_CHECKING:
+    from config import Settings
+    from monitoring.logging import LogWriter
+
+STOP_TIMEOUT_S = 10.0
+RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")
+_OVERVIEW = """\
+Order flow of Binance markets, live: exact 5-second windows, features, signals.
+
+usage: python main.py [VERB] [options]
+
+  run        the live bot (also without a verb)
+  replay     a recording through the same code, as fast as it goes
+  simulate   serve a local exchange that speaks Binance's WebSocket and REST
+  doctor     check Python, settings, disk, clock and the exchange; say what to do
+
+examples:
+  python main.py run --source demo          no network, no keys: a local exchange
+  python main.py --symbols BTCUSDT,SOLUSDT  the real exchange
+  python main.py VERB --help                options of one verb, with examples
+
+exit codes: 0 success, 1 failure, 2 bad usage or configuration, 3 exchange out of reach
+"""
+_EXAMPLES = {
+    "run": """\
+examples:
+  python main.py run --source demo --duration 60
+  python main.py run --symbols BTCUSDT,ETHUSDT --data-dir data
+  python main.py run --market spot --symbols SOLUSDT --headless
+  python main.py run --source replay:recordings/day.ndjson.gz""",
+    "replay": """\
+examples:
+  python main.py replay recordings/day.ndjson.gz
+  python main.py replay recordings/day.ndjson.gz --headless --data-dir replayed""",
+    "simulate": """\
+examples:
+  python main.py simulate
+  python main.py simulate --seed 7 --port 0
+  python main.py simulate --recording recordings/day.ndjson.gz --speed 10""",
+    "doctor": """\
+examples:
+  python main.py doctor
+  python main.py doctor --market spot --symbols SOLUSDT""",
+}
+_ABOUT = {
+    "run": "The live bot: connect, close exact windows, store features, publish signals.",
+    "replay": "Put a recording through the same code as live data; deterministic.",
+    "simulate": "Serve a Binance-compatible exchange on loopback; prints its addresses as one JSON line.",
+    "doctor": "Check everything a run needs and say what to do about each failure.",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Bad usage is an error like any other: one line, exit code 2."""
+
+    def __init__(self, verb: str) -> None:
+        super().__init__(
+            prog=f"python main.py {verb}",
+            description=_ABOUT[verb],
+            epilog=_EXAMPLES[verb],
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+            argument_default=argparse.SUPPRESS,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except OrderFlowError as error:
+        return _report(error)
+    except BaseExceptionGroup as group:
+        errors = [e for e in _leaves(group) if isinstance(e, OrderFlowError | OSError)]
+        if not errors:
+            raise
+        return _report(errors[0])
+    except OSError as error:
+        return _report(error)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _dispatch(given: list[str]) -> int:
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "run": _run,
+        "replay": _replay,
+        "simulate": _simulate,
+        "doctor": _doctor,
+    }
+    if given and given[0] in {"-h", "--help"}:
+        print(_OVERVIEW, end="")
+        return 0
+    if given and not given[0].startswith("-"):
+        if given[0] not in verbs:
+            raise ConfigError(f"unknown verb {given[0]!r}; there are {', '.join(verbs)}")
+        return verbs[given[0]](given[1:])
+    return _run(given)
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _Parser("run")
+    _add_settings(parser, first=RUN_OPTIONS)
+    settings = _settings(parser.parse_args(arguments))
+    if settings.replay_path is not None:
+        return _replay_with(settings, settings.replay_path)
+    with_view = not settings.headless and sys.stdout.isatty()
+    with _logging(settings, to_file=with_view and sys.stderr.isatty()) as writer:
+        from dashboard import plain  # noqa: PLC0415
+        from market_orchestrator.market_orchestrator import EnhancedMarketBot  # noqa: PLC0415
+
+        bot = EnhancedMarketBot(settings)
+        watching = plain.watch(bot.bus, with_view=with_view, problems=lambda: list(writer.recent))
+        return _run_loop(_both(bot.run(), watching))
+
+
+def _replay(arguments: list[str]) -> int:
+    parser = _Parser("replay")
+    parser.add_argument("path", metavar="PATH", help="a recording, or a folder of recorded days")
+    _add_settings(parser, first=RUN_OPTIONS, without=("source", "duration"))
+    given = vars(parser.parse_args(arguments))
+    path = given.pop("path")
+    try:
+        settings = _settings(argparse.Namespace(**given, source=f"replay:{path}"))
+    except ConfigError as error:
+        if str(error).startswith("SOURCE "):
+            raise ConfigError(f"PATH: {path} does not exist") from None
+        raise
+    return _replay_with(settings, Path(path))
+
+
+def _replay_with(settings: Settings, path: Path) -> int:
+    with _logging(settings, to_file=False):
+        from market_orchestrator.market_orchestrator import replay  # noqa: PLC0415
+
+        return _run_loop(replay(settings, path))
+
+
+def _doctor(arguments: list[str]) -> int:
+    parser = _Parser("doctor")
+    _add_settings(parser, first=RUN_OPTIONS, without=("duration", "headless"))
+    settings = _settings(parser.parse_args(arguments))
+    with _logging(settings, to_file=False):
+        from monitoring.doctor import Examined, examine  # noqa: PLC0415
+
+        return _run_loop(
+            examine(
+                Examined(
+                    market=settings.market,
+                    symbols=settings.symbols,
+                    data_root=settings.data_root,
+                    ws_url=settings.ws_url,
+                    rest_url=settings.rest_url,
+                    uses_exchange=settings.source == "binance",
+                )
+            )
+        )
+
+
+def _add_settings(
+    parser: argparse.ArgumentParser, *, first: Sequence[str], without: Sequence[str] = ()
+) -> None:
+    """One flag per setting; the verb's own ones before those usually set as variables."""
+    from config import PARTS, Settings  # noqa: PLC0415
+
+    names = [name for name in Settings.model_fields if name not in {*PARTS, *without}]
+    others = parser.add_argument_group(
+        "settings", "also environment variables, as in brackets; more in docs/reference.md"
+    )
+    for name in sorted(names, key=lambda name: name not in first):
+        field = Settings.model_fields[name]
+        default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+        shown = "" if default is None else f", default {default}"
+        text = f"{field.description} [{name.upper()}{shown}]".replace("%", "%%")
+        flag = f"--{name.replace('_', '-')}"
+        target = parser if name in first else others
+        if field.annotation is bool:
+            target.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            target.add_argument(flag, metavar=name.rsplit("_", 1)[-1].upper(), help=text)
+
+
+def _settings(given: argparse.Namespace) -> Settings:
+    from config import Settings  # noqa: PLC0415
+
+    return Settings(**vars(given))
+
+
+def _logging(settings: Settings, *, to_file: bool) -> LogWriter:
+    from monitoring.logging import configure_logging, secrets_in  # noqa: PLC0415
+
+    path = settings.data_root / "logs" / "orderflow.log" if to_file else None
+    try:
+        return configure_logging(
+            settings.log_level, log_file=path, secrets=secrets_in(os.environ)
+        )
+    except OSError as error:
+        raise ConfigError(f"DATA_DIR (--data-dir): {path} is not writable: {error.strerror}") from None
+
+
+async def _both(work: Coroutine[Any, Any, int], watching: Coroutine[Any, Any, None]) -> int:
+    """Run the bot, and the view beside it for as long as the bot runs."""
+    async with asyncio.TaskGroup() as tasks:
+        view = tasks.create_task(watching, name="view")
+        try:
+            return await work
+        finally:
+            view.cancel()
+
+
+def _run_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run ``work`` on uvloop where it exists, until it ends or a signal stops it."""
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if sys.platform != "win32":
+        import uvloop  # noqa: PLC0415
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(_until_signalled(work))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
+    """First signal: cancel ``work`` and allow it ``STOP_TIMEOUT_S``. Second signal: leave at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - a coroutine always runs in a task
+    stopping = False
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            _leave(128 + number, "stopped at once")
+        stopping = True
+        watchdog = threading.Timer(
+            STOP_TIMEOUT_S, _leave, (1, f"stopping took longer than {STOP_TIMEOUT_S:.0f} s")
+        )
+        watchdog.daemon = True
+        watchdog.start()
+        loop.call_soon_threadsafe(task.cancel)
+
+    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}
+    previous = {number: signal.signal(number, on_signal) for number in numbers}
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not stopping:
+            raise
+        return 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _leave(code: int, reason: str) -> NoReturn:
+    """End the process without waiting for anything; the terminal is put back to normal first."""
+    if sys.stdout.isatty():
+        os.write(1, b"\x1b[?1049l\x1b[?25h")
+    os.write(2, f"\n{reason}\n".encode())
+    os._exit(code)
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _report(error: OrderFlowError | OSError) -> int:
+    text = " ".join(str(error).split())
+    print(f"error: {text}", file=sys.stderr)
+    return error.exit_code if isinstance(error, OrderFlowError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

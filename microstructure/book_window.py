@@ -1,0 +1,159 @@
+"""The order book of every symbol, gathered into the windows of its trades.
+
+``DepthSnapshot`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order
+flow is counted between consecutive frames of an unbroken chain and credited to the later frame's
+window; nothing is counted across a break. Only the best level is parsed per frame, and only the
+last frame of an open window is kept, so memory is bounded by symbols × pending windows.
+"""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from domain.flow import BookWindow
+from domain.market import DepthSnapshot
+from microstructure.ofi import Quote, ofi_event
+
+MAX_PENDING_WINDOWS = 16
+
+
+class _OpenWindow:
+    __slots__ = ("events", "frames", "last", "ofi", "restarts")
+
+    def __init__(self, last: DepthSnapshot) -> None:
+        self.frames = 0
+        self.events = 0
+        self.ofi = 0.0
+        self.restarts = 0
+        self.last = last
+
+
+class _SymbolBook:
+    __slots__ = ("closed_until_ms", "current", "current_start_ms", "quote", "windows")
+
+    def __init__(self) -> None:
+        self.quote: Quote | None = None
+        self.windows: dict[int, _OpenWindow] = {}
+        self.closed_until_ms = -1
+        self.current: _OpenWindow | None = None  # the window of the frame before: the usual case
+        self.current_start_ms = -1
+
+
+class BookAccumulator:
+    """Collects depth frames per symbol and window until the trade window closes."""
+
+    def __init__(self, window_ms: int, *, max_pending_windows: int = MAX_PENDING_WINDOWS) -> None:
+        """Prepare for windows of ``window_ms``.
+
+        Args:
+            window_ms: Window length in milliseconds.
+            max_pending_windows: Open windows kept per symbol while trades hold them back (a dead
+                trade route beside a healthy depth route); beyond it the oldest is given up and
+                later closes without a book.
+        """
+        if window_ms <= 0 or max_pending_windows <= 0:
+            raise ValueError("window_ms and max_pending_windows must be positive")
+        self._window_ms = window_ms
+        self._max_pending = max_pending_windows
+        self._books: dict[str, _SymbolBook] = {}
+        self._frames = 0
+        self._late_frames = 0
+        self._evicted_windows = 0
+        self._restarts = 0
+        self._one_sided_frames = 0
+
+    def add(self, snapshot: DepthSnapshot, *, chain_broken: bool) -> None:
+        """Take one frame in the order its chain has.
+
+        Args:
+            snapshot: A validated frame.
+            chain_broken: Whether frames are missing before it (``pu`` differs from the previous
+                ``u``, a new socket, a standby taking over): order flow restarts here.
+        """
+        self._frames += 1
+        book = self._books.get(snapshot.symbol)
+        if book is None:
+            book = self._books[snapshot.symbol] = _SymbolBook()
+        previous = None if chain_broken else book.quote
+        quote = book.quote = self._top(snapshot)
+        start_ms = snapshot.transact_time_ms
+        start_ms -= start_ms % self._window_ms
+        if start_ms < book.closed_until_ms:
+            self._late_frames += 1
+            return
+        window = book.current
+        if window is None or start_ms != book.current_start_ms:
+            window = self._window(book, start_ms, snapshot)
+        window.frames += 1
+        window.last = snapshot
+        if chain_broken:
+            window.restarts += 1
+            self._restarts += 1
+        elif previous is not None and quote is not None:
+            window.ofi += ofi_event(previous, quote)
+            window.events += 1
+
+    def close(self, symbol: str, window_start_ms: int) -> BookWindow:
+        """Hand out one window and forget it; later frames of it are dropped and counted.
+
+        Returns:
+            The window's book. Without a frame ``depth_frames`` is 0 and the rest ``None``; ``ofi``
+            is ``None`` when no event could be formed.
+        """
+        end_ms = window_start_ms + self._window_ms
+        book = self._books.get(symbol)
+        if book is None:
+            book = self._books[symbol] = _SymbolBook()
+        window = book.windows.pop(window_start_ms, None)
+        if end_ms > book.closed_until_ms:
+            self._forget_before(book, end_ms)
+        return BookWindow(
+            symbol=symbol,
+            window_start_ms=window_start_ms,
+            window_end_ms=end_ms,
+            depth_frames=window.frames if window else 0,
+            ofi=window.ofi if window and window.events else None,
+            ofi_restarts=window.restarts if window else 0,
+            last=window.last if window else None,
+        )
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Counts since the start, and what is held now."""
+        return {
+            "frames": self._frames,
+            "late_frames": self._late_frames,
+            "one_sided_frames": self._one_sided_frames,
+            "chain_breaks": self._restarts,
+            "evicted_windows": self._evicted_windows,
+            "symbols": len(self._books),
+            "pending_windows": sum(len(book.windows) for book in self._books.values()),
+        }
+
+    def _top(self, snapshot: DepthSnapshot) -> Quote | None:
+        bids, asks = snapshot.bids, snapshot.asks
+        if bids and asks:
+            bid, ask = bids[0], asks[0]
+            quote = (float(bid[0]), float(bid[1]), float(ask[0]), float(ask[1]))
+            if isfinite(quote[0] + quote[1] + quote[2] + quote[3]):
+                return quote
+        self._one_sided_frames += 1  # no event here, none from here: the next frame restarts
+        return None
+
+    def _window(self, book: _SymbolBook, start_ms: int, snapshot: DepthSnapshot) -> _OpenWindow:
+        window = book.windows.get(start_ms)
+        if window is None:
+            window = book.windows[start_ms] = _OpenWindow(snapshot)
+            if len(book.windows) > self._max_pending:
+                oldest = min(book.windows)
+                del book.windows[oldest]
+                self._evicted_windows += 1
+        book.current, book.current_start_ms = window, start_ms
+        return window
+
+    def _forget_before(self, book: _SymbolBook, end_ms: int) -> None:
+        book.closed_until_ms = end_ms
+        for start_ms in [start for start in book.windows if start < end_ms]:
+            del book.windows[start_ms]
+            self._evicted_windows += 1
+        if book.current_start_ms < end_ms:
+            book.current = None
