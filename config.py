@@ -216,8 +216,8 @@ class Settings(BaseSettings):
     ws_rotation_minute: int | None = Field(
         None,
         ge=0,
-        le=1439,
-        description="minute of the UTC day (0-1439) at which sockets are renewed; unset: by age",
+        le=59,
+        description="minute of the UTC hour (0-59) at which sockets are renewed; unset: by age alone",
     )
     health_check_interval: float = Field(
         30.0, gt=0, le=3_600, allow_inf_nan=False, description="a health event every so many s"

@@ -20,6 +20,7 @@ from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, Side
 _RING = 512  # remembered payload digests per symbol (a power of two)
 _PRICES = 128  # remembered prices per symbol for the jump test
 _SIZE_BINS = 64
+_INFINITE = float("inf")
 _MAD_TO_SIGMA = 0.6745  # Iglewicz & Hoaglin 1993: modified z-score
 
 
@@ -326,8 +327,8 @@ class DataValidator:
         self._counts["chain_breaks"] += broken
         if snapshot.bids and snapshot.asks:
             self._quotes[index] = (
-                float(snapshot.bids[0][0]),
-                float(snapshot.asks[0][0]),
+                snapshot.bids[0][0],
+                snapshot.asks[0][0],
                 snapshot.transact_time_ms,
             )
         return Accepted(snapshot, chain_broken=broken)
@@ -427,13 +428,13 @@ class DataValidator:
         settings = self.settings
         if times[0] < last_ms or (len(times) > 1 and (np.diff(times) < 0).any()):
             peak = np.maximum(np.maximum.accumulate(times), last_ms)
-            suspect[peak - times > settings.time_backwards_ms] |= Suspect.TIME_BACKWARDS
+            suspect[peak - times > settings.time_backwards_ms] |= np.uint8(Suspect.TIME_BACKWARDS)
         self._flag_jumps(symbol_index, price, suspect)
         self._flag_sizes(symbol_index, quantity, suspect)
         if symbol_index in self._ticks:
             tick, step = self._ticks[symbol_index]
             off = _off_grid(price, tick) | _off_grid(quantity, step)
-            suspect[off] |= Suspect.OFF_GRID
+            suspect[off] |= np.uint8(Suspect.OFF_GRID)
         if live:
             self._flag_clock_and_book(symbol_index, group, price, suspect)
         if suspect.any():
@@ -448,7 +449,7 @@ class DataValidator:
             for i in range(len(price)):
                 history = known[max(0, len(past) + i - _PRICES) : len(past) + i]
                 if self._is_jump(history, float(price[i])):
-                    suspect[i] |= Suspect.PRICE_JUMP
+                    suspect[i] |= np.uint8(Suspect.PRICE_JUMP)
         past.extend(price[-_PRICES:].tolist())
 
     def _is_jump(self, history: list[float], price: float) -> bool:
@@ -466,7 +467,7 @@ class DataValidator:
         if total >= 10_000:
             top = int(np.searchsorted(np.cumsum(counts), 0.9999 * total))
             bound = 2.0 ** ((top + 1 - _SIZE_BINS // 2) / 2) * self.settings.odd_size_factor
-            suspect[quantity > bound] |= Suspect.ODD_SIZE
+            suspect[quantity > bound] |= np.uint8(Suspect.ODD_SIZE)
         np.add.at(counts, bins, 1)
 
     def _flag_clock_and_book(
@@ -475,7 +476,7 @@ class DataValidator:
         offset = self.clock.median_ms
         if offset is not None:
             ahead = group["event_time_ms"] - group["receive_time_ns"] / 1e6 + offset
-            suspect[ahead > self.settings.clock_tolerance_ms] |= Suspect.CLOCK
+            suspect[ahead > self.settings.clock_tolerance_ms] |= np.uint8(Suspect.CLOCK)
         quote = self._quotes.get(symbol_index)
         if quote is None or abs(int(group["transact_time_ms"][-1]) - quote[2]) > (
             self.settings.book_fresh_ms
@@ -484,7 +485,7 @@ class DataValidator:
         margin = self.settings.outside_book_bps / 1e4
         sells = group["is_buyer_maker"]
         wrong = np.where(sells, price > quote[1] * (1 + margin), price < quote[0] * (1 - margin))
-        suspect[wrong] |= Suspect.OUTSIDE_BOOK
+        suspect[wrong] |= np.uint8(Suspect.OUTSIDE_BOOK)
 
     def _learn_clock(self, rows: np.ndarray) -> None:
         if rows["event_time_ms"][-1] > 0 and rows["receive_time_ns"][-1] > 0:
@@ -527,19 +528,24 @@ def _off_grid(values: np.ndarray, step: float) -> np.ndarray:
 
 
 def _book_fault(snapshot: DepthSnapshot) -> str | None:
-    try:
-        bids = [float(price) for price, _ in snapshot.bids]
-        asks = [float(price) for price, _ in snapshot.asks]
-        sizes = [float(size) for _, size in snapshot.bids + snapshot.asks]
-    except ValueError:
-        return "depth with a malformed number"
-    if not all(0 < value < float("inf") for value in sizes):
+    bid_prices, bid_sizes = zip(*snapshot.bids, strict=True) if snapshot.bids else ((), ())
+    ask_prices, ask_sizes = zip(*snapshot.asks, strict=True) if snapshot.asks else ((), ())
+    if not (
+        0 < min(bid_sizes, default=1.0)
+        and 0 < min(ask_sizes, default=1.0)
+        and max(bid_sizes, default=1.0) < _INFINITE
+        and max(ask_sizes, default=1.0) < _INFINITE
+    ):
         return "depth with a size that is not positive"
-    if bids != sorted(bids, reverse=True) or asks != sorted(asks):
+    if list(bid_prices) != sorted(bid_prices, reverse=True) or list(ask_prices) != sorted(
+        ask_prices
+    ):
         return "unsorted book"
-    if (bids and not 0 < bids[-1] <= bids[0] < float("inf")) or (asks and not 0 < asks[0]):
-        return "depth with a price that is not positive"
-    if bids and asks and bids[0] >= asks[0]:
+    lowest = bid_prices[-1] if bid_prices else ask_prices[0] if ask_prices else 1.0
+    highest = ask_prices[-1] if ask_prices else bid_prices[0] if bid_prices else 1.0
+    if not 0 < lowest <= highest < _INFINITE:
+        return "depth with an impossible price"
+    if bid_prices and ask_prices and bid_prices[0] >= ask_prices[0]:
         return "crossed book"
     return None
 

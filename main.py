@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from monitoring.logging import LogWriter
 
 STOP_TIMEOUT_S = 10.0
+SAME_SIGNAL_S = 0.5  # a process group's signal and make's copy of it are one request to stop
 RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")
 _OVERVIEW = """\
 Order flow of Binance markets, live: exact 5-second windows, features, signals.
@@ -103,8 +105,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _report(errors[0])
     except OSError as error:
         return _report(error)
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt:  # while still starting: nothing to stop
+        return 0
 
 
 def _dispatch(given: list[str]) -> int:
@@ -132,11 +134,14 @@ def _run(arguments: list[str]) -> int:
         return _replay_with(settings, settings.replay_path)
     with_view = not settings.headless and sys.stdout.isatty()
     with _logging(settings, to_file=with_view and sys.stderr.isatty()) as writer:
-        from dashboard import plain  # noqa: PLC0415
-        from market_orchestrator.market_orchestrator import EnhancedMarketBot  # noqa: PLC0415
+        from market_orchestrator.market_orchestrator import EnhancedMarketBot
+
+        from dashboard import plain
 
         bot = EnhancedMarketBot(settings)
-        watching = plain.watch(bot.bus, with_view=with_view, problems=lambda: list(writer.recent))
+        watching = plain.watch(
+            bot.bus, with_view=with_view, stream=sys.stdout, problems=lambda: list(writer.recent)
+        )
         return _run_loop(_both(bot.run(), watching))
 
 
@@ -157,9 +162,32 @@ def _replay(arguments: list[str]) -> int:
 
 def _replay_with(settings: Settings, path: Path) -> int:
     with _logging(settings, to_file=False):
-        from market_orchestrator.market_orchestrator import replay  # noqa: PLC0415
+        from market_orchestrator.market_orchestrator import replay
 
         return _run_loop(replay(settings, path))
+
+
+def _simulate(arguments: list[str]) -> int:
+    parser = _Parser("simulate")
+    add = parser.add_argument
+    add("--recording", metavar="PATH", type=Path, help="serve this recording")
+    add("--seed", type=int, help="seed of the synthetic market, default 1")
+    add("--symbols", help="symbols of the synthetic market, default BTCUSDT,ETHUSDT")
+    add("--market", choices=("um", "spot"), help="um (USDⓈ-M futures, default) or spot")
+    add("--speed", type=float, help="market seconds per second, default 1; 0: unpaced")
+    add("--faults", metavar="PLAN", help="a fault plan (JSON or TOML), or random:SEED")
+    add("--port", type=int, help="TCP port, default 0: any free one")
+    given = vars(parser.parse_args(arguments))
+    with _writing_logs("INFO", None):
+        from domain.market import Market
+        from simulator.cli import serve
+        from simulator.settings import SimulatorSettings
+
+        if "symbols" in given:
+            given["symbols"] = tuple(s for s in given["symbols"].upper().split(",") if s)
+        if "market" in given:
+            given["market"] = Market(given["market"])
+        return _run_loop(serve(SimulatorSettings(**given)))
 
 
 def _doctor(arguments: list[str]) -> int:
@@ -167,7 +195,7 @@ def _doctor(arguments: list[str]) -> int:
     _add_settings(parser, first=RUN_OPTIONS, without=("duration", "headless"))
     settings = _settings(parser.parse_args(arguments))
     with _logging(settings, to_file=False):
-        from monitoring.doctor import Examined, examine  # noqa: PLC0415
+        from monitoring.doctor import Examined, examine
 
         return _run_loop(
             examine(
@@ -187,7 +215,7 @@ def _add_settings(
     parser: argparse.ArgumentParser, *, first: Sequence[str], without: Sequence[str] = ()
 ) -> None:
     """One flag per setting; the verb's own ones before those usually set as variables."""
-    from config import PARTS, Settings  # noqa: PLC0415
+    from config import PARTS, Settings
 
     names = [name for name in Settings.model_fields if name not in {*PARTS, *without}]
     others = parser.add_argument_group(
@@ -207,21 +235,25 @@ def _add_settings(
 
 
 def _settings(given: argparse.Namespace) -> Settings:
-    from config import Settings  # noqa: PLC0415
+    from config import Settings
 
     return Settings(**vars(given))
 
 
 def _logging(settings: Settings, *, to_file: bool) -> LogWriter:
-    from monitoring.logging import configure_logging, secrets_in  # noqa: PLC0415
-
     path = settings.data_root / "logs" / "orderflow.log" if to_file else None
+    return _writing_logs(settings.log_level, path)
+
+
+def _writing_logs(level: str, path: Path | None) -> LogWriter:
+    from monitoring.logging import configure_logging, secrets_in
+
     try:
-        return configure_logging(
-            settings.log_level, log_file=path, secrets=secrets_in(os.environ)
-        )
+        return configure_logging(level, log_file=path, secrets=secrets_in(os.environ))
     except OSError as error:
-        raise ConfigError(f"DATA_DIR (--data-dir): {path} is not writable: {error.strerror}") from None
+        raise ConfigError(
+            f"DATA_DIR (--data-dir): {path} is not writable: {error.strerror}"
+        ) from None
 
 
 async def _both(work: Coroutine[Any, Any, int], watching: Coroutine[Any, Any, None]) -> int:
@@ -238,7 +270,7 @@ def _run_loop(work: Coroutine[Any, Any, int]) -> int:
     """Run ``work`` on uvloop where it exists, until it ends or a signal stops it."""
     factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     if sys.platform != "win32":
-        import uvloop  # noqa: PLC0415
+        import uvloop
 
         factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
@@ -249,31 +281,38 @@ async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
     """First signal: cancel ``work`` and allow it ``STOP_TIMEOUT_S``. Second signal: leave at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None  # noqa: S101 - a coroutine always runs in a task
-    stopping = False
+    too_late = f"stopping took longer than {STOP_TIMEOUT_S:.0f} s"
+    watchdog = threading.Timer(STOP_TIMEOUT_S, _leave, (1, too_late))
+    watchdog.daemon = True
+    stopping_since = None
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopping
-        if stopping:
+        nonlocal stopping_since
+        if stopping_since is None:
+            stopping_since = time.monotonic()
+            watchdog.start()
+            loop.call_soon_threadsafe(task.cancel)
+        elif time.monotonic() - stopping_since > SAME_SIGNAL_S:
             _leave(128 + number, "stopped at once")
-        stopping = True
-        watchdog = threading.Timer(
-            STOP_TIMEOUT_S, _leave, (1, f"stopping took longer than {STOP_TIMEOUT_S:.0f} s")
-        )
-        watchdog.daemon = True
-        watchdog.start()
-        loop.call_soon_threadsafe(task.cancel)
 
-    numbers = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGBREAK", signal.SIGINT)}
-    previous = {number: signal.signal(number, on_signal) for number in numbers}
+    previous = {number: signal.signal(number, on_signal) for number in _stop_signals()}
     try:
         return await work
     except asyncio.CancelledError:
-        if not stopping:
+        if stopping_since is None:
             raise
         return 0
     finally:
+        watchdog.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _stop_signals() -> list[signal.Signals]:
+    """The signals that ask to stop here, without those the parent chose to ignore (nohup)."""
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    found = [signal.Signals[name] for name in names if hasattr(signal, name)]
+    return [number for number in found if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _leave(code: int, reason: str) -> NoReturn:
@@ -298,4 +337,5 @@ def _report(error: OrderFlowError | OSError) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     sys.exit(main())

@@ -7,7 +7,7 @@ one bad frame costs only itself. Numbers stay exact: a decimal string becomes ma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -28,18 +28,19 @@ from domain.market import NO_VALUE, TRADE_DTYPE, DepthSnapshot, Market
 MAX_DIGITS = 18  # of a price or quantity, so that the mantissa fits an int64
 _NATURAL_DECIMALS = 6  # spot pads every number to 8 decimals; beyond 6 trailing zeros are dropped
 _MAX_ID = 2**62
+_BULK = 24  # messages from which the columnar path is cheaper than row by row
 _DECIMAL = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
 _COMMA, _DOT = 44, 46
 
 _agg_trade_batch = msgspec.json.Decoder(list[AggTradeFrame])
 _agg_trade_one = msgspec.json.Decoder(AggTradeFrame)
-_depth_batch = msgspec.json.Decoder(list[DepthFrame])
-_depth_one = msgspec.json.Decoder(DepthFrame)
-_spot_depth_batch = msgspec.json.Decoder(list[SpotDepthFrame])
-_spot_depth_one = msgspec.json.Decoder(SpotDepthFrame)
-_any_combined = msgspec.json.Decoder(CombinedFrame)
-_any_raw = msgspec.json.Decoder(Message)
+_depth_batch = msgspec.json.Decoder(list[DepthFrame], strict=False)
+_depth_one = msgspec.json.Decoder(DepthFrame, strict=False)
+_spot_depth_batch = msgspec.json.Decoder(list[SpotDepthFrame], strict=False)
+_spot_depth_one = msgspec.json.Decoder(SpotDepthFrame, strict=False)
+_any_combined = msgspec.json.Decoder(CombinedFrame, strict=False)
+_any_raw = msgspec.json.Decoder(Message, strict=False)
 _mantissas = msgspec.json.Decoder(list[int])
 _rest_batch = msgspec.json.Decoder(list[RestAggTrade])
 _rest_raw = msgspec.json.Decoder(list[msgspec.Raw])
@@ -341,30 +342,83 @@ def _trade_rows(
     """Columns of messages that are structurally sound; the others become rejections."""
     if not messages:
         return np.empty(0, dtype=TRADE_DTYPE)
-    rows = _rows_at_once(messages, stamps, symbol_index)
-    if rows is not None and _is_sound(rows):
-        return rows
-    single = []
+    if len(messages) >= _BULK:
+        rows = _rows_in_bulk(messages, stamps, symbol_index)
+        if rows is not None and _is_sound(rows):
+            return rows
+    records = []
     for message, stamp in zip(messages, stamps, strict=True):
-        row = _rows_at_once([message], [stamp], symbol_index, _parse_each)
-        if row is None:
-            rejections.append(_reject("malformed number", message, stamp))
-        elif not _is_sound(row):
-            rejections.append(_reject(_fault(row), message, stamp))
+        record = _record(message, stamp, symbol_index)
+        if isinstance(record, str):
+            rejections.append(_reject(record, message, stamp))
         else:
-            single.append(row)
-    return np.concatenate(single) if single else np.empty(0, dtype=TRADE_DTYPE)
+            records.append(record)
+    return np.array(records, dtype=TRADE_DTYPE)
 
 
-def _rows_at_once(
+def _record(
+    message: AggTradeMessage | RestAggTrade, stamp: int, symbol_index: dict[str, int] | None
+) -> tuple[int | bool, ...] | str:
+    """One row in ``TRADE_DTYPE``'s order, or what is wrong with the message."""
+    price, quantity = parse_decimal(message.price), parse_decimal(message.quantity)
+    if price is None or quantity is None:
+        return "malformed number"
+    if price[0] <= 0 or quantity[0] <= 0:
+        return "not positive"
+    event_ms, ex_rpi, index = NO_VALUE, NO_VALUE, 0
+    if isinstance(message, AggTradeMessage) and symbol_index is not None:
+        event_ms, index = message.event_time_ms, symbol_index[message.symbol]
+        if message.quantity_ex_rpi is not None:
+            parsed = parse_decimal(message.quantity_ex_rpi)
+            if parsed is None:
+                return "malformed number"
+            ex_rpi = _at_decimals(parsed, quantity[1])
+    first_id, last_id = message.first_trade_id, message.last_trade_id
+    times_and_ids = (message.agg_trade_id, message.transact_time_ms, event_ms, first_id, last_id)
+    if not (
+        0 <= message.agg_trade_id < _MAX_ID
+        and 0 < message.transact_time_ms
+        and first_id <= last_id
+        and all(-_MAX_ID < value < _MAX_ID for value in times_and_ids)
+    ):
+        return "impossible id or time"
+    return (
+        index,
+        message.is_buyer_maker,
+        price[1],
+        quantity[1],
+        0,
+        message.agg_trade_id,
+        price[0],
+        quantity[0],
+        ex_rpi,
+        first_id,
+        last_id,
+        message.transact_time_ms,
+        event_ms,
+        stamp,
+    )
+
+
+def _at_decimals(value: tuple[int, int], decimals: int) -> int:
+    """A (mantissa, decimals) at other decimals; ``NO_VALUE`` if it does not fit them."""
+    mantissa, have = value
+    if have <= decimals:
+        return mantissa * 10 ** (decimals - have)
+    quotient, remainder = divmod(mantissa, 10 ** (have - decimals))
+    return quotient if remainder == 0 else NO_VALUE
+
+
+def _rows_in_bulk(
     messages: Sequence[AggTradeMessage] | Sequence[RestAggTrade],
     stamps: Sequence[int],
     symbol_index: dict[str, int] | None,
-    parse: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray] | None] = parse_decimals,
 ) -> np.ndarray | None:
+    """Columns of many messages at once; None if any of them needs a closer look."""
     columns = list(zip(*map(msgspec.structs.astuple, messages), strict=True))
     offset = 1 if symbol_index is not None else 0  # REST rows have no symbol in front
-    prices, quantities = parse(columns[offset]), parse(columns[offset + 1])
+    prices = parse_decimals(columns[offset])
+    quantities = parse_decimals(columns[offset + 1])
     if prices is None or quantities is None:
         return None
     rows = np.empty(len(messages), dtype=TRADE_DTYPE)
@@ -390,39 +444,23 @@ def _rows_at_once(
         rows["symbol_index"] = symbol_index[symbols[0]]
     else:
         rows["symbol_index"] = [symbol_index[symbol] for symbol in symbols]
-    return rows if _fill_ex_rpi(rows, columns[offset + 8], parse) else None
+    return rows if _fill_ex_rpi(rows, columns[offset + 8]) else None
 
 
-def _fill_ex_rpi(
-    rows: np.ndarray,
-    tokens: Sequence[str | None],
-    parse: Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray] | None],
-) -> bool:
+def _fill_ex_rpi(rows: np.ndarray, tokens: Sequence[str | None]) -> bool:
     """Fill ``quantity_ex_rpi`` at the quantity's decimals; False if a token is malformed."""
     present = [i for i, token in enumerate(tokens) if token is not None] if None in tokens else None
     if present is not None and not present:
         return True
-    parsed = parse([token for token in tokens if token is not None])
+    parsed = parse_decimals([token for token in tokens if token is not None])
     if parsed is None:
         return False
     mantissa, decimals = parsed
     where = slice(None) if present is None else present
-    shift = rows["quantity_decimals"][where].astype(np.int64) - decimals
-    if shift.any():
-        scaled = np.where(shift >= 0, mantissa * _POW10[np.maximum(shift, 0)], NO_VALUE)
-        short = shift < 0
-        quotient, remainder = np.divmod(mantissa, _POW10[np.maximum(-shift, 0)])
-        mantissa = np.where(short & (remainder == 0), quotient, scaled)
+    if (rows["quantity_decimals"][where] != decimals).any():
+        return False
     rows["quantity_ex_rpi"][where] = mantissa
     return True
-
-
-def _parse_each(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    parsed = [parse_decimal(token) for token in tokens]
-    if any(value is None for value in parsed):
-        return None
-    pairs = np.array(parsed, dtype=np.int64)
-    return pairs[:, 0], pairs[:, 1].astype(np.uint8)
 
 
 def _is_sound(rows: np.ndarray) -> bool:
@@ -435,12 +473,6 @@ def _is_sound(rows: np.ndarray) -> bool:
         and rows["transact_time_ms"].min() > 0
         and (rows["last_trade_id"] >= rows["first_trade_id"]).all()
     )
-
-
-def _fault(row: np.ndarray) -> str:
-    if row["price"][0] <= 0 or row["quantity"][0] <= 0:
-        return "not positive"
-    return "impossible id or time"
 
 
 def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:

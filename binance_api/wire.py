@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-Levels = list[tuple[str, str]]
+Levels = list[tuple[float, float]]  # sent as strings; decoded with ``strict=False``
 
 
 class AggTradeMessage(

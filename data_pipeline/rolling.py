@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 MISSING = float("nan")
+_FEW = 8  # up to here single pushes are cheaper than rebuilding
 _REBASE_RATIO = 1e8  # a leaving square this much larger than what stays ruins the running sums
 _RELATIVE_FLOOR = 1e-9  # a spread below this share of the mean is rounding, not variation
 
@@ -69,12 +70,10 @@ class RollingMoments:
             for _ in range(count):
                 self.push(MISSING)
             return
-        kept = self.values()[count:]
-        missing = self.size - len(kept)
-        self._entries = array("d", [MISSING]) * missing + array("d", kept)
-        end = self.size  # the oldest kept entries are overwritten last
-        self._entries = self._entries[missing:end] + self._entries[:missing]
-        self._next = 0 if not kept else self._next
+        lost = min(count, self.size)
+        ordered = array("d", self.values()[lost:]) + array("d", [MISSING]) * lost
+        turn = self.size - self._next
+        self._entries = ordered[turn:] + ordered[:turn]
         self._rebase()
 
     def z_score(self, value: float | None, minimum: int) -> float | None:
@@ -105,14 +104,17 @@ class RollingMoments:
         return [*self._entries[self._next :], *self._entries[: self._next]]
 
     def _rebase(self) -> None:
-        present = [entry for entry in self._entries if entry == entry]  # noqa: PLR0124
+        entries = np.frombuffer(self._entries)
+        present = entries[entries == entries]  # noqa: PLR0124
         self._count = len(present)
-        self._shift = sum(present) / len(present) if present else 0.0
-        if present and min(present) == max(present):
-            self._shift = present[0]
-        shifted = [entry - self._shift for entry in present]
-        self._sum = sum(shifted)
-        self._square_sum = sum([entry * entry for entry in shifted])
+        if not self._count:
+            self._shift = self._sum = self._square_sum = 0.0
+            return
+        low, high = float(present.min()), float(present.max())
+        self._shift = low if low == high else float(present.mean())
+        present = present - self._shift
+        self._sum = float(present.sum())
+        self._square_sum = float(present @ present)
 
 
 class Ring:
@@ -135,8 +137,13 @@ class Ring:
 
     def skip(self, count: int) -> None:
         """Append ``count`` missing entries."""
-        for _ in range(min(count, self.size)):
-            self.push(self._missing)
+        if count <= _FEW:
+            for _ in range(count):
+                self.push(self._missing)
+            return
+        lost = min(count, self.size)
+        kept = self.last(self.size)[lost:].copy()
+        self._set(np.concatenate((kept, np.full(lost, self._missing))))
 
     def last(self, count: int) -> npt.NDArray[np.float64]:
         """The newest ``count`` entries, oldest first: float64 (count), a view of the memory."""
@@ -152,8 +159,10 @@ class Ring:
 
     def fill_missing(self, values: list[float]) -> None:
         """Replace missing entries by ``values`` (as ``last(size)``, missing ones stay so)."""
-        merged = self.last(self.size).copy()
-        merged = np.where(np.isnan(merged), np.array(values), merged)
-        self._doubled[: self.size] = merged
-        self._doubled[self.size :] = merged
+        own = self.last(self.size)
+        self._set(np.where(np.isnan(own), np.array(values), own))
+
+    def _set(self, ordered: npt.NDArray[np.float64]) -> None:
+        self._doubled[: self.size] = ordered
+        self._doubled[self.size :] = ordered
         self._next = 0

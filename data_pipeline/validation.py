@@ -47,7 +47,7 @@ def validate(metrics: FlowMetrics, window_ms: int) -> Validated | Rejected:
     Returns:
         The metrics (corrected where ``corrected`` says so) or the reason of the rejection:
         ``time``, ``count``, ``not_finite``, ``out_of_range``, ``negative_volume``,
-        ``price_missing``, ``silent_window_not_empty``, ``ohlc`` or ``vwap``.
+        ``price_missing``, ``silent_window_not_empty``, ``ohlc``, ``quote_volume`` or ``vwap``.
     """
     reason = _structural_fault(metrics, window_ms) or _price_fault(metrics)
     if reason is not None:
@@ -64,6 +64,8 @@ def validate(metrics: FlowMetrics, window_ms: int) -> Validated | Rejected:
                 now=str(value),
             )
         metrics = msgspec.structs.replace(metrics, **changes)
+    if not _quotes_match(metrics):
+        return Rejected("quote_volume")
     if not _vwap_in_range(metrics):
         return Rejected("vwap")
     return Validated(metrics, tuple(changes)) if changes else Validated(metrics)
@@ -79,7 +81,14 @@ def _structural_fault(m: FlowMetrics, window_ms: int) -> str | None:
     if m.trade_count < 0 or m.fill_count < 0 or m.whale_count < 0 or m.whale_count > m.trade_count:
         return "count"
     sums = (m.buy_volume, m.sell_volume, m.quote_volume, m.cvd, m.net_flow_quote)
-    for value in (*sums, m.volume, m.delta, m.whale_buy_volume, m.whale_sell_volume):
+    for value in (
+        *sums,
+        m.volume,
+        m.delta,
+        m.whale_buy_volume,
+        m.whale_sell_volume,
+        m.flow_imbalance,
+    ):
         if not value.is_finite():
             return "not_finite"
         if not -_LARGEST < value < _LARGEST:
@@ -100,7 +109,9 @@ def _price_fault(m: FlowMetrics) -> str | None:
         return "silent_window_not_empty" if given else None
     if m.open is None or m.high is None or m.low is None or m.close is None:
         return "price_missing"
-    if not (m.open.is_finite() and m.high.is_finite() and m.low.is_finite() and m.close.is_finite()):
+    if not (
+        m.open.is_finite() and m.high.is_finite() and m.low.is_finite() and m.close.is_finite()
+    ):
         return "not_finite"
     if m.low < _SMALLEST_PRICE or m.high > _LARGEST:
         return "out_of_range"
@@ -129,6 +140,13 @@ def _corrections(m: FlowMetrics) -> dict[str, Decimal]:
         if vwap != m.vwap:
             changes["vwap"] = vwap
     return changes
+
+
+def _quotes_match(m: FlowMetrics) -> bool:
+    if m.low is None or m.high is None:
+        return True
+    least, most = _EXACT.multiply(m.low, m.volume), _EXACT.multiply(m.high, m.volume)
+    return least <= m.quote_volume <= most
 
 
 def _vwap_in_range(m: FlowMetrics) -> bool:

@@ -50,7 +50,7 @@ class AggTrade(msgspec.Struct, frozen=True, gc=False):
 
 
 class DepthSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """The top of one book, best level first, as sent: levels are ``(price, quantity)`` strings.
+    """The top of one book, best level first; levels are ``(price, quantity)``, nearest doubles.
 
     ``prev_final_update_id`` and ``transact_time_ms`` are the exchange's ``pu`` and ``T``; spot
     partial depth has neither, there the receive time stands in for the times and ids chain trivially.
@@ -63,8 +63,8 @@ class DepthSnapshot(msgspec.Struct, frozen=True, gc=False):
     first_update_id: int
     final_update_id: int
     prev_final_update_id: int | None
-    bids: list[tuple[str, str]]
-    asks: list[tuple[str, str]]
+    bids: list[tuple[float, float]]
+    asks: list[tuple[float, float]]
 
 
 class Kline(msgspec.Struct, frozen=True, gc=False):

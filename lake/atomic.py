@@ -88,7 +88,7 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomic(
     path: Path,
-    content: bytes | Callable[[BinaryIO], None],
+    content: bytes | memoryview | Callable[[BinaryIO], None],
     *,
     overwrite: bool = False,
     hook: StepHook = no_hook,

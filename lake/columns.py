@@ -9,6 +9,7 @@ A NaN in a nullable column is stored as null; in a required column it makes the 
 from __future__ import annotations
 
 import enum
+import itertools
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
-from lake.schemas import Column, ColumnKind, columns_of, read_schema, written_schema
+from lake.schemas import Column, ColumnKind, columns_of, written_schema
 
 SLICE_ROWS: Final = 250
 """Rows converted between two offers of the interpreter lock: about 2 ms for 90 columns."""
@@ -64,14 +65,14 @@ def _batch(rows: Sequence[msgspec.Struct], row_type: type[msgspec.Struct]) -> pa
     return pa.RecordBatch.from_arrays(arrays, schema=written_schema(row_type))
 
 
-def _integers(column: Column, values: tuple[Any, ...]) -> pa.Array:
+def _integers(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     if None not in values:
         return _fixed(pa.int64(), array("q", values), len(values), None)
     present = _require_nullable(column, values)
     return _fixed(pa.int64(), array("q", [v or 0 for v in values]), len(values), present)
 
 
-def _floats(column: Column, values: tuple[Any, ...]) -> pa.Array:
+def _floats(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     present = ~np.isnan(numbers)
     if present.all():
@@ -81,22 +82,36 @@ def _floats(column: Column, values: tuple[Any, ...]) -> pa.Array:
     return _fixed(pa.float64(), numbers, len(values), present)
 
 
-def _booleans(column: Column, values: tuple[Any, ...]) -> pa.Array:
+def _booleans(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     present = _require_nullable(column, values) if None in values else None
     bits = np.packbits(np.array(values, dtype=np.bool_), bitorder="little")
     return _fixed(pa.bool_(), bits, len(values), present)
 
 
-def _strings(column: Column, values: tuple[Any, ...]) -> pa.Array:
+def _strings(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     present = _require_nullable(column, values) if None in values else None
-    encoded = [b"" if value is None else value.encode() for value in values]
+    encoded = [b"" if value is None else str.encode(value) for value in values]
     return string_array(encoded, present)
 
 
-def _json_texts(column: Column, values: tuple[Any, ...]) -> pa.Array:
+def _json_texts(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     present = _require_nullable(column, values) if None in values else None
     encode = msgspec.json.encode
     return string_array([b"" if value is None else encode(value) for value in values], present)
+
+
+def _float_lists(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
+    present = _require_nullable(column, values) if None in values else None
+    lists = values if present is None else [value or () for value in values]
+    offsets = np.zeros(len(lists) + 1, dtype=np.int32)
+    np.cumsum([len(items) for items in lists], out=offsets[1:])
+    items = array("d", itertools.chain.from_iterable(lists))
+    return pa.Array.from_buffers(
+        pa.list_(pa.float64()),
+        len(lists),
+        [_validity(present), pa.py_buffer(offsets)],
+        children=[_fixed(pa.float64(), items, len(items), None)],
+    )
 
 
 def _require_nullable(column: Column, values: tuple[Any, ...]) -> np.ndarray:
@@ -105,19 +120,23 @@ def _require_nullable(column: Column, values: tuple[Any, ...]) -> np.ndarray:
     return np.array([value is not None for value in values], dtype=np.bool_)
 
 
-_ENCODERS: Final[dict[ColumnKind, Callable[[Column, tuple[Any, ...]], pa.Array]]] = {
+_ENCODERS: Final[dict[ColumnKind, Callable[[Column, tuple[Any, ...]], pa.Array[Any]]]] = {
     ColumnKind.INTEGER: _integers,
     ColumnKind.FLOAT: _floats,
     ColumnKind.DECIMAL: _floats,
     ColumnKind.BOOLEAN: _booleans,
     ColumnKind.STRING: _strings,
+    ColumnKind.FLOAT_LIST: _float_lists,
     ColumnKind.JSON: _json_texts,
 }
 
 
 def _fixed(
-    kind: pa.DataType, data: np.ndarray | array[int], count: int, present: np.ndarray | None
-) -> pa.Array:
+    kind: pa.DataType,
+    data: np.ndarray | array[int] | array[float],
+    count: int,
+    present: np.ndarray | None,
+) -> pa.Array[Any]:
     return pa.Array.from_buffers(kind, count, [_validity(present), pa.py_buffer(data)])
 
 
@@ -125,7 +144,7 @@ def _validity(present: np.ndarray | None) -> pa.Buffer | None:
     return None if present is None else pa.py_buffer(np.packbits(present, bitorder="little"))
 
 
-def string_array(encoded: Sequence[bytes], present: np.ndarray | None = None) -> pa.Array:
+def string_array(encoded: Sequence[bytes], present: np.ndarray | None = None) -> pa.Array[Any]:
     """An Arrow string array of UTF-8 bytes; ``present`` is bool[n], false where null."""
     offsets = np.zeros(len(encoded) + 1, dtype=np.int32)
     np.cumsum([len(text) for text in encoded], out=offsets[1:])
@@ -133,14 +152,54 @@ def string_array(encoded: Sequence[bytes], present: np.ndarray | None = None) ->
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
-def mask_array(mask: np.ndarray) -> pa.Array:
+def mask_array(mask: np.ndarray) -> pa.Array[Any]:
     """An Arrow boolean array of bool[n]."""
     return _fixed(pa.bool_(), np.packbits(mask, bitorder="little"), len(mask), None)
 
 
-def index_array(indices: np.ndarray) -> pa.Array:
+def index_array(indices: np.ndarray) -> pa.Array[Any]:
     """An Arrow int64 array of int[n]."""
     return _fixed(pa.int64(), np.ascontiguousarray(indices, dtype=np.int64), len(indices), None)
+
+
+def numpy_of(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> np.ndarray:
+    """A numeric or boolean column as numpy (pyarrow's own conversion imports pandas).
+
+    Null is NaN in floats, false in booleans and undefined in integers.
+    """
+    if isinstance(column, pa.ChunkedArray):
+        return _joined([numpy_of(chunk) for chunk in column.chunks], column.type)
+    count, offset = len(column), column.offset
+    validity, data = column.buffers()
+    if pa.types.is_boolean(column.type):
+        values = _bits(data, offset, count)
+        return values if validity is None else values & _bits(validity, offset, count)
+    values: np.ndarray = np.frombuffer(memoryview(data or b""), dtype=_NUMPY_TYPES[column.type])
+    values = values[offset : offset + count]
+    if validity is not None and pa.types.is_floating(column.type):
+        values = np.where(_bits(validity, offset, count), values, np.nan)
+    return values
+
+
+_NUMPY_TYPES: Final[dict[pa.DataType, type[np.generic]]] = {
+    pa.int32(): np.int32,
+    pa.int64(): np.int64,
+    pa.uint64(): np.uint64,
+    pa.float64(): np.float64,
+}
+
+
+def _joined(parts: list[np.ndarray], kind: pa.DataType) -> np.ndarray:
+    if len(parts) == 1:
+        return parts[0]
+    if parts:
+        return np.concatenate(parts)
+    return np.empty(0, dtype=_NUMPY_TYPES.get(kind, np.bool_))
+
+
+def _bits(buffer: pa.Buffer | None, offset: int, count: int) -> np.ndarray:
+    bits = np.unpackbits(np.frombuffer(memoryview(buffer or b""), np.uint8), bitorder="little")
+    return bits[offset : offset + count].astype(np.bool_)
 
 
 def rows_of[R: msgspec.Struct](table: pa.Table, row_type: type[R]) -> tuple[list[R], int]:
@@ -186,6 +245,10 @@ def _texts(column: Column, values: list[Any]) -> list[Any]:
     return [None if value is None else column.value_type(value) for value in values]
 
 
+def _tuples(_column: Column, values: list[Any]) -> list[Any]:
+    return [None if value is None else tuple(value) for value in values]
+
+
 def _from_json(column: Column, values: list[Any]) -> list[Any]:
     decode = msgspec.json.Decoder(column.value_type).decode
     return [None if value is None else decode(value) for value in values]
@@ -197,10 +260,6 @@ _DECODERS: Final[dict[ColumnKind, Callable[[Column, list[Any]], list[Any]]]] = {
     ColumnKind.DECIMAL: _decimals,
     ColumnKind.BOOLEAN: _same,
     ColumnKind.STRING: _texts,
+    ColumnKind.FLOAT_LIST: _tuples,
     ColumnKind.JSON: _from_json,
 }
-
-
-def empty_table(row_type: type[msgspec.Struct]) -> pa.Table:
-    """No rows, all columns of ``read_schema(row_type)``."""
-    return read_schema(row_type).empty_table()

@@ -12,7 +12,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, BinaryIO, Final
 
 import msgspec
 import pyarrow as pa
@@ -87,8 +87,9 @@ def _symbol_groups(
     schema = pa.schema([("symbol", pa.string())])
     for path in files:
         table = read_file(path, schema, RowRange(time_column=time_column))
-        for entry in table.column("symbol").value_counts().to_pylist():
-            counts[entry["values"]] += entry["counts"]
+        found = table.column("symbol").value_counts()
+        symbols = found.field("values").to_pylist()
+        counts.update(dict(zip(symbols, found.field("counts").to_pylist(), strict=True)))
     group: list[str] = []
     held = 0
     for symbol in sorted(counts):
@@ -106,9 +107,9 @@ def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(table.columns, schema=schema)
 
 
-def open_writer(handle: object, schema: pa.Schema) -> pq.ParquetWriter:
+def open_writer(handle: BinaryIO | pa.NativeFile, schema: pa.Schema) -> pq.ParquetWriter:
     """The encoding of all our files: zstd, checksummed pages, dictionaries for what repeats."""
-    repeating = [field.name for field in schema if not pa.types.is_floating(field.type)]
+    repeating: Any = [field.name for field in schema if not pa.types.is_floating(field.type)]
     return pq.ParquetWriter(
         handle, schema, compression="zstd", use_dictionary=repeating, write_page_checksum=True
     )

@@ -104,7 +104,9 @@ class FolderLock:
         holder = LockHolder(
             pid=os.getpid(),
             started_at=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-            command=" ".join(Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)),
+            command=" ".join(
+                Path(part).name if i == 0 else part for i, part in enumerate(sys.argv)
+            ),
         )
         try:
             os.ftruncate(descriptor, 0)
@@ -117,7 +119,9 @@ class FolderLock:
     def _in_use(self) -> DataFolderError:
         holder = self.holder()
         who = (
-            f"with pid {holder.pid}, started {holder.started_at}" if holder else "of another process"
+            f"with pid {holder.pid}, started {holder.started_at}"
+            if holder
+            else "of another process"
         )
         return DataFolderError(
             f"data folder {self._folder} is in use by the {self._role} {who}; "

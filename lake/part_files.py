@@ -7,7 +7,7 @@ Reads prune by row-group statistics and verify page checksums.
 
 from __future__ import annotations
 
-import datetime
+import calendar
 import itertools
 import os
 import secrets
@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import structlog
 
 from lake.atomic import storage_error
-from lake.columns import mask_array, string_array
+from lake.columns import mask_array, numpy_of, string_array
 from lake.paths import DAY_MS
 
 log = structlog.get_logger()
@@ -40,7 +40,7 @@ _COUNTER: Final = itertools.count(1)
 _LISTING_ATTEMPTS: Final = 20
 
 
-class DamagedFile(Exception):  # noqa: N818 - a state of a file, handled by the stores
+class DamagedFile(Exception):
     """A Parquet file cannot be read for what it contains, not for what the system refused."""
 
     def __init__(self, path: Path, reason: str) -> None:
@@ -89,8 +89,7 @@ def date_start_ms(date: str) -> int:
     Raises:
         ValueError: Not a date.
     """
-    day = datetime.datetime.strptime(date, "%Y-%m-%d").replace(tzinfo=datetime.UTC)
-    return int(day.timestamp()) * 1000
+    return calendar.timegm(time.strptime(date, "%Y-%m-%d")) * 1000
 
 
 def new_name(prefix: str) -> str:
@@ -101,28 +100,25 @@ def new_name(prefix: str) -> str:
 
 def dates_in(folder: Path) -> list[str]:
     """The dates that have a folder, oldest first; other names are left alone."""
-    dates = []
     try:
-        entries = os.listdir(folder)
+        names = [path.name for path in folder.iterdir() if path.name.startswith(DATE_PREFIX)]
     except OSError:
         return []
-    for name in entries:
-        date = name.removeprefix(DATE_PREFIX)
-        if date == name:
-            continue
-        try:
-            date_start_ms(date)
-        except ValueError:
-            continue
-        dates.append(date)
-    return sorted(dates)
+    return sorted(date for name in names if _is_date(date := name.removeprefix(DATE_PREFIX)))
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date_of(date_start_ms(text)) == text
+    except ValueError:
+        return False
 
 
 def files_in(folder: Path, date: str) -> list[Path]:
     """The Parquet files of one date, oldest first."""
     dated = folder / f"{DATE_PREFIX}{date}"
     try:
-        names = os.listdir(dated)
+        names = [path.name for path in dated.iterdir()]
     except OSError:
         return []
     visible = [n for n in names if n.endswith(FILE_SUFFIX) and n[0] not in "._"]
@@ -203,7 +199,7 @@ def _groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
 
 
 def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
-    times = table.column(rows.time_column).to_numpy()
+    times = numpy_of(table.column(rows.time_column))
     keep = np.ones(len(times), dtype=np.bool_)
     if rows.start_ms is not None:
         keep &= times >= rows.start_ms
@@ -211,7 +207,7 @@ def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
         keep &= times < rows.end_ms
     if rows.symbols is not None:
         symbols = string_array([symbol.encode() for symbol in sorted(rows.symbols)])
-        keep &= pc.is_in(table.column("symbol"), value_set=symbols).to_numpy()
+        keep &= numpy_of(pc.is_in(table.column("symbol"), value_set=symbols))
     return table if keep.all() else table.filter(mask_array(keep))
 
 
@@ -273,13 +269,19 @@ def set_aside(folder: Path, damaged: DamagedFile) -> bool:
     """
     path = damaged.path
     target = folder.parent / "damaged" / folder.name / path.parent.name / f"{path.name}.damaged"
+    problem = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         path.replace(target)
     except FileNotFoundError:
         return True
     except OSError as error:
-        log.error("store.file_damaged", path=str(path), reason=damaged.reason, moved=str(error))
-        return False
-    log.error("store.file_damaged", path=str(path), reason=damaged.reason, set_aside=str(target))
-    return True
+        problem = str(error)
+    log.error(
+        "store.file_damaged",
+        path=str(path),
+        reason=damaged.reason,
+        set_aside=None if problem else str(target),
+        problem=problem,
+    )
+    return problem is None

@@ -19,10 +19,9 @@ import structlog
 
 from domain.errors import StorageError
 from lake.atomic import StepHook, no_hook, write_atomic
-from lake.columns import empty_table, rows_of, table_of
+from lake.columns import mask_array, rows_of, table_of
 from lake.compaction import (
     TableLayout,
-    as_schema,
     finish_merges,
     merge_files,
     open_writer,
@@ -44,7 +43,7 @@ from lake.part_files import (
     stable_files,
 )
 from lake.paths import DAY_MS
-from lake.revisions import sort_latest
+from lake.revisions import is_last_of_key, sort_latest
 from lake.schemas import read_schema, written_schema
 
 log = structlog.get_logger()
@@ -97,6 +96,7 @@ class PartitionedStore[R: msgspec.Struct]:
         self._hook = hook
         self._merging = threading.Lock()
         self._unreadable: set[Path] = set()
+        self._counting = threading.Lock()
         self._counts = dict.fromkeys(
             ("rows_written", "rows_rejected", "files_written", "files_damaged", "merges"), 0
         )
@@ -104,6 +104,10 @@ class PartitionedStore[R: msgspec.Struct]:
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts since construction."""
         return dict(self._counts)
+
+    def _count(self, name: str, amount: int) -> None:
+        with self._counting:
+            self._counts[name] += amount
 
     def recover(self) -> int:
         """Finish what a dead writer began. Call once at start, by the process that writes.
@@ -144,7 +148,7 @@ class PartitionedStore[R: msgspec.Struct]:
         table, rejected = table_of(rows, self._row_type)
         for row, reason in rejected:
             log.error("store.row_unstorable", reason=reason, row=repr(row)[:500])
-        self._counts["rows_rejected"] += len(rejected)
+        self._count("rows_rejected", len(rejected))
         if table.num_rows == 0:
             return None
         # every row of the batch stays: which revision is the highest is the readers' question
@@ -153,8 +157,8 @@ class PartitionedStore[R: msgspec.Struct]:
         )
         path = self.folder / f"{DATE_PREFIX}{date}" / new_name(PART_PREFIX)
         write_atomic(path, _encoded(table), hook=self._hook)
-        self._counts["rows_written"] += table.num_rows
-        self._counts["files_written"] += 1
+        self._count("rows_written", table.num_rows)
+        self._count("files_written", 1)
         return path
 
     # --- reading ---
@@ -238,9 +242,7 @@ class PartitionedStore[R: msgspec.Struct]:
             if not missing:
                 break
             start_ms = date_start_ms(date)
-            table = self.read(
-                missing, start_ms, start_ms + DAY_MS, columns, extra_rows=extra_rows
-            )
+            table = self.read(missing, start_ms, start_ms + DAY_MS, columns, extra_rows=extra_rows)
             found.update(_last_of_each(table))
             missing -= found.keys()
         return found
@@ -262,7 +264,7 @@ class PartitionedStore[R: msgspec.Struct]:
 
     def _schema_of_files(self, known: pa.Schema) -> pa.Schema:
         for _ in range(_READ_ATTEMPTS):
-            files = [path for path in stable_files(self.folder, self.dates())]
+            files = stable_files(self.folder, self.dates())
             try:
                 return merged_schema([f for f in files if f not in self._unreadable], known)
             except FileNotFoundError:
@@ -296,7 +298,7 @@ class PartitionedStore[R: msgspec.Struct]:
             return schema.empty_table()
 
     def _set_aside(self, damaged: DamagedFile) -> None:
-        self._counts["files_damaged"] += 1
+        self._count("files_damaged", 1)
         if not set_aside(self.folder, damaged):
             self._unreadable.add(damaged.path)
 
@@ -342,7 +344,7 @@ class PartitionedStore[R: msgspec.Struct]:
                 except DamagedFile as damaged:
                     self._set_aside(damaged)
                     continue
-                self._counts["merges"] += 1
+                self._count("merges", 1)
                 return merged
         raise StorageError(f"cannot merge {self.folder / date}: its files keep changing")
 
@@ -390,7 +392,7 @@ def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-def _encoded(table: pa.Table) -> bytes:
+def _encoded(table: pa.Table) -> memoryview:
     sink = pa.BufferOutputStream()
     with open_writer(sink, table.schema) as writer:
         writer.write_table(table)
@@ -398,11 +400,14 @@ def _encoded(table: pa.Table) -> bytes:
 
 
 def _last_of_each(table: pa.Table) -> dict[str, tuple[int, int | None]]:
-    symbols, times, *values = (table.column(i).to_pylist() for i in range(table.num_columns))
-    if not values:
-        return {symbol: (at_ms, None) for symbol, at_ms in zip(symbols, times, strict=True)}
-    return {
-        symbol: (at_ms, value)
-        for symbol, at_ms, value in zip(symbols, times, values[0], strict=True)
-        if value is not None
-    }
+    """The last row of each symbol whose third column, if there is one, is not null."""
+    if table.num_columns == 3:
+        table = table.filter(table.column(2).is_valid())
+    if table.num_rows == 0:
+        return {}
+    is_last = is_last_of_key(table, ["symbol"])
+    last = table.filter(mask_array(is_last))
+    symbols = last.column(0).to_pylist()
+    times = last.column(1).to_pylist()
+    values = last.column(2).to_pylist() if last.num_columns == 3 else [None] * len(symbols)
+    return dict(zip(symbols, zip(times, values, strict=True), strict=True))

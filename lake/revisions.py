@@ -7,12 +7,13 @@ seen twice (before and after a merge of files) counts once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lake.columns import index_array
+from lake.columns import index_array, numpy_of
 
 
 def sort_latest(
@@ -31,16 +32,16 @@ def sort_latest(
     names = [*keys, revision] if revision is not None else list(keys)
     ordering = table.select(names)
     order = pc.sort_indices(ordering, sort_keys=[(name, "ascending") for name in names])
-    indices = order.to_numpy()
+    indices = numpy_of(order)
     if latest_only:
-        indices = indices[_is_last_of_key(ordering.take(order), keys)]
+        indices = indices[is_last_of_key(ordering.take(order), keys)]
     if len(indices) == table.num_rows and bool((np.diff(indices.astype(np.int64)) == 1).all()):
         return table
     return table.take(index_array(indices))
 
 
-def _is_last_of_key(ordered: pa.Table, keys: Sequence[str]) -> np.ndarray:
-    """bool[n]: the next row has another key."""
+def is_last_of_key(ordered: pa.Table, keys: Sequence[str]) -> np.ndarray:
+    """bool[n], true where the next row of a sorted table has another key. Needs a row."""
     is_last = np.zeros(ordered.num_rows, dtype=np.bool_)
     is_last[-1] = True
     for name in keys:
@@ -49,9 +50,9 @@ def _is_last_of_key(ordered: pa.Table, keys: Sequence[str]) -> np.ndarray:
     return is_last
 
 
-def _comparable(column: pa.ChunkedArray) -> np.ndarray:
+def _comparable(column: pa.ChunkedArray[Any]) -> np.ndarray:
     """Numbers that are equal where the values are."""
     values = column.combine_chunks()
     if pa.types.is_string(values.type):
         values = values.dictionary_encode().indices
-    return values.to_numpy(zero_copy_only=False)
+    return numpy_of(values)

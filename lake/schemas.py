@@ -1,7 +1,8 @@
 """Arrow schemas derived from row types: a ``msgspec.Struct``'s fields are the columns, in order.
 
 int → int64, float → float64, Decimal → float64 (nearest double), str and enums → string, bool →
-bool, ``X | None`` → nullable, everything else (dict, list, tuple, Struct) → its JSON text.
+bool, tuple[float, ...] → list of float64, ``X | None`` → nullable, everything else (dict, other
+lists and tuples, Struct) → its JSON text.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class ColumnKind(enum.Enum):
     DECIMAL = "decimal"
     BOOLEAN = "boolean"
     STRING = "string"
+    FLOAT_LIST = "float_list"
     JSON = "json"
 
 
@@ -34,6 +36,7 @@ _ARROW_TYPES: Final = {
     ColumnKind.DECIMAL: pa.float64(),
     ColumnKind.BOOLEAN: pa.bool_(),
     ColumnKind.STRING: pa.string(),
+    ColumnKind.FLOAT_LIST: pa.list_(pa.float64()),
     ColumnKind.JSON: pa.string(),
 }
 _KINDS: Final[dict[Any, ColumnKind]] = {
@@ -42,6 +45,7 @@ _KINDS: Final[dict[Any, ColumnKind]] = {
     Decimal: ColumnKind.DECIMAL,
     bool: ColumnKind.BOOLEAN,
     str: ColumnKind.STRING,
+    tuple[float, ...]: ColumnKind.FLOAT_LIST,
 }
 
 
@@ -75,7 +79,7 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
         return annotation, False
     members = [member for member in typing.get_args(annotation) if member is not type(None)]
     is_nullable = len(members) < len(typing.get_args(annotation))
-    return (members[0] if len(members) == 1 else typing.Union[tuple(members)]), is_nullable
+    return (members[0] if len(members) == 1 else annotation), is_nullable
 
 
 @functools.cache

@@ -66,6 +66,9 @@ class Closed(msgspec.Struct, frozen=True):
     stale: list[tuple[int, int]]  # (symbol_index, start_ms)
 
 
+_NOTHING = Closed([], [])
+
+
 class _Lane:
     """One symbol: its trades since the oldest retained window, and what was emitted of them."""
 
@@ -156,6 +159,8 @@ class WindowBuilder:
         self._dirty: set[int] = set()
         self._replaced: set[tuple[int, int]] = set()  # windows whose content changed, count or not
         self._next_look_ns = 0
+        self._newest_ms = 0
+        self._due_ms = 0
         self.first_start_ms: int | None = None
         self.emitted_count = 0
 
@@ -241,6 +246,8 @@ class WindowBuilder:
 
     def close(self, now_ns: int) -> Closed:
         """Emit every window that is proven, and every held one whose patience is over."""
+        if not self._dirty and max(self.route_ms, self._newest_ms) < self._due_ms:
+            return _NOTHING
         batches: list[WindowBatch] = []
         skip = np.zeros(len(self._lanes), dtype=np.bool_)
         while True:
@@ -259,6 +266,7 @@ class WindowBuilder:
             for first in range(0, len(ready), self.settings.batch_symbols):
                 part = ready[first : first + self.settings.batch_symbols]
                 batches.append(self._emit(end_ms, part, Origin.LIVE))
+        self._due_ms = int(self._next_end.min()) + self.settings.lateness_ms
         revised, stale = self._revise(now_ns)
         return Closed(batches + revised, stale)
 
@@ -313,6 +321,7 @@ class WindowBuilder:
         lane.append(rows)
         last_ms = int(rows["transact_time_ms"].max())
         self._own_ms[index] = max(int(self._own_ms[index]), last_ms)
+        self._newest_ms = max(self._newest_ms, last_ms)
         if live and not self._covered[index]:
             self.verify(index)
         if lane.head is Head.OPEN and int(rows["transact_time_ms"][0]) < (self.first_start_ms or 0):

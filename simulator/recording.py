@@ -26,6 +26,19 @@ from simulator.frames import EMPTY_TAPE, Frame, FrameKind, SymbolSpec, Tape
 
 log = structlog.get_logger()
 
+_COLUMNS = (
+    "is_buyer_maker",
+    "price_decimals",
+    "quantity_decimals",
+    "agg_trade_id",
+    "price",
+    "quantity",
+    "first_trade_id",
+    "last_trade_id",
+    "transact_time_ms",
+    "event_time_ms",
+    "receive_time_ns",
+)
 _CHUNK_FRAMES = 512
 _CHUNK_BYTES = 2 * 1024 * 1024
 _MAX_CLOCK_SPREAD_MS = 5_000  # event times further from the median say nothing about the clock
@@ -295,7 +308,7 @@ def _trade_row(event: _Event, symbol: str, receive_ns: int) -> tuple[int, ...] |
     assert last is not None  # noqa: S101
     event_time_ms = -1 if event.event_time_ms is None else event.event_time_ms
     side = int(bool(event.is_buyer_maker))
-    columns = (0, side, price_decimals, quantity_decimals, 0, agg_trade_id, price, quantity)
+    columns = (side, price_decimals, quantity_decimals, agg_trade_id, price, quantity)
     return (*columns, first, last, event.transact_time_ms, event_time_ms, receive_ns)
 
 
@@ -308,7 +321,9 @@ def _clock_offset_ns(offsets: np.ndarray) -> int:
 
 
 def _tape(found: list[tuple[int, ...]], offset_ns: int) -> Tape:
-    rows = np.array(found, TRADE_DTYPE)
+    rows = np.zeros(len(found), TRADE_DTYPE)
+    for name, column in zip(_COLUMNS, zip(*found, strict=True), strict=True):
+        rows[name] = column
     _, unique = np.unique(rows["agg_trade_id"], return_index=True)
     rows = rows[unique]
     due_ns = rows["receive_time_ns"] + offset_ns

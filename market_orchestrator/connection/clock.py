@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 
 class Clock(Protocol):
@@ -40,10 +41,17 @@ class SystemClock:
 
 
 async def wait_for_first(
-    clock: Clock, waiters: set[asyncio.Future[None]], timeout_s: float
+    clock: Clock, waiters: Iterable[asyncio.Future[Any]], timeout_s: float
 ) -> None:
     """Return when any of ``waiters`` is done or ``timeout_s`` seconds have passed; cancel none."""
     async with asyncio.TaskGroup() as group:
         timer = group.create_task(clock.sleep(timeout_s))
         await asyncio.wait({timer, *waiters}, return_when=asyncio.FIRST_COMPLETED)
         timer.cancel()
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """The single exceptions in ``error``, which may be a group of groups."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in leaves(part)]
+    return [error]

@@ -166,7 +166,7 @@ class AiohttpConnection:
             else:
                 return self._closed(message)
 
-    def _closed(self, message: aiohttp.WSMessage) -> Closed:
+    def _closed(self, message: aiohttp.WSMessage | aiohttp.WSMessageTextBytes) -> Closed:
         if message.type is aiohttp.WSMsgType.CLOSE:
             return Closed(message.data or NO_CLOSE_FRAME, message.extra or "")
         if message.type is aiohttp.WSMsgType.ERROR:
@@ -284,7 +284,7 @@ class _PicowsListener(picows.WSListener):
         self.is_open = False
         self.closed = Closed(NO_CLOSE_FRAME, "connection dropped")
 
-    def on_ws_connected(self, transport: picows.WSTransport) -> None:
+    def on_ws_connected(self, transport: picows.WSTransport) -> None:  # noqa: ARG002 - picows' signature
         self.is_open = True
         self._handler.on_open()
 

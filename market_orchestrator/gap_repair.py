@@ -1,0 +1,356 @@
+"""Holes in the live trade ids → asked from the exchange while the window may still wait for them.
+
+Three needs, in this order per symbol: a missing id range, ids undecided since an outage, and the
+beginning of the first window. Everything found goes back through the same validator; whatever
+happens to a hole is published as ``GapEvent`` (and so enters the ledger).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from binance_api.endpoints import AGG_TRADES_REACH_MS
+from binance_api.errors import ExchangeError
+from data_validator import MissingRange
+from domain.events import GapEvent, GapState
+from market_orchestrator.market_flow import MarketFlow
+from market_orchestrator.rebuild import PAGE, TradeHistory, fetch_head
+
+log = structlog.get_logger()
+
+
+class GapRepairSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How holes are asked for.
+
+    Attributes:
+        grace_ms: a hole must be this old: the missing trade may only be late, or be on its way over
+            a second socket.
+        head_wait_ms: how long a symbol may be silent before its latest trade is asked for.
+        concurrency: symbols served at once.
+        retry_s: first wait after a failed request; doubles up to ``retry_cap_s``.
+        retry_cap_s: longest wait between attempts.
+        absent_replies: replies that must lack an id before it counts as lost.
+    """
+
+    grace_ms: int = 50
+    head_wait_ms: int = 2_000
+    concurrency: int = 4
+    retry_s: float = 0.2
+    retry_cap_s: float = 30.0
+    absent_replies: int = 2
+
+
+class _Episode(msgspec.Struct):
+    """A hole as it was first seen, however it shrinks or splits afterwards."""
+
+    first_id: int
+    last_id: int
+    after_ms: int
+    before_ms: int
+    cause: str
+
+
+class GapRepairer:
+    """Serves the holes of all symbols; owned and run by the orchestrator."""
+
+    def __init__(
+        self,
+        flow: MarketFlow,
+        history: TradeHistory,
+        publish: Callable[[GapEvent], None],
+        settings: GapRepairSettings,
+        *,
+        monotonic_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self._flow = flow
+        self._history = history
+        self._publish = publish
+        self._settings = settings
+        self._monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
+        self._busy: set[int] = set()
+        self._retry_at_ns: dict[int, int] = {}
+        self._failures: dict[int, int] = {}
+        self._episodes: dict[int, list[_Episode]] = {}
+        self._wake = asyncio.Event()
+        self._started_ns = monotonic_ns()
+        self._route_up = False
+        self._generation = 0  # of the trade route's connections
+        self._counts = dict.fromkeys(
+            ("requests", "failures", "repaired_ids", "lost_ids", "expired_ids"), 0
+        )
+
+    def route_changed(self, *, up: bool) -> None:
+        """The trade route came up or went down; answers asked for before do not count any more."""
+        self._route_up = up
+        self._generation += 1
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Something changed that may need serving."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Serve needs until cancelled."""
+        gate = asyncio.Semaphore(self._settings.concurrency)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._watch()
+                for index in self._needy():
+                    self._busy.add(index)
+                    group.create_task(self._serve(index, gate), name=f"repair-{index}")
+                self._wake.clear()
+                try:
+                    async with asyncio.timeout(self._settings.grace_ms / 1_000):
+                        await self._wake.wait()
+                except TimeoutError:
+                    continue
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Requests made, ids repaired, lost and out of reach."""
+        return {**self._counts, "busy_symbols": len(self._busy)}
+
+    # --- what is needed -------------------------------------------------------------------
+
+    def _needy(self) -> list[int]:
+        now_ns = self._monotonic_ns()
+        needy = {
+            index
+            for index, sequence in enumerate(self._flow.validator.sequences)
+            if sequence.disputed or any(self._is_due(gap, now_ns) for gap in sequence.missing)
+        }
+        if self._route_up and self._flow.builder.first_start_ms is not None:
+            needy.update(self._flow.builder.uncovered())
+            silent_long = now_ns - self._started_ns > self._settings.head_wait_ms * 1_000_000
+            needy.update(
+                index
+                for index in self._flow.builder.heads()
+                if silent_long or self._flow.validator.sequences[index].first_id is not None
+            )
+        return sorted(
+            index
+            for index in needy - self._busy
+            if now_ns >= self._retry_at_ns.get(index, 0)
+        )
+
+    def _is_due(self, gap: MissingRange, now_ns: int) -> bool:
+        return not gap.lost and now_ns - gap.since_ns >= self._settings.grace_ms * 1_000_000
+
+    async def _serve(self, index: int, gate: asyncio.Semaphore) -> None:
+        try:
+            async with gate:
+                await self._serve_once(index)
+            self._failures.pop(index, None)
+        except ExchangeError as error:
+            self._failed(index, error)
+        finally:
+            self._busy.discard(index)
+            self._wake.set()
+
+    async def _serve_once(self, index: int) -> None:
+        sequence = self._flow.validator.sequences[index]
+        if index in self._flow.builder.heads():
+            await self._serve_head(index)
+        if index in self._flow.builder.uncovered():
+            await self._serve_outage(index)
+        if sequence.disputed:
+            await self._serve_disputed(index)
+        now_ns = self._monotonic_ns()
+        for gap in [g for g in sequence.missing if self._is_due(g, now_ns)][:8]:
+            await self._serve_gap(index, gap)
+
+    async def _serve_gap(self, index: int, gap: MissingRange) -> None:
+        if self._is_out_of_reach(gap):
+            self._expire(index, gap)
+            return
+        limit = min(PAGE, gap.count + 1)  # one more: proof that the exchange is past the hole
+        rows = await self._ask(index, gap.first_id, limit)
+        wanted = rows[rows["agg_trade_id"] <= gap.last_id]
+        self._flow.on_trades(wanted, authoritative=True)
+        newest = int(rows["agg_trade_id"].max()) if len(rows) else -1
+        if newest <= gap.last_id and len(rows) < limit:
+            self._back_off(index)  # the history has not caught up with the stream yet
+        self._note_absent(index, gap.first_id, min(gap.last_id, newest))
+        self._watch()
+
+    def _note_absent(self, index: int, first_id: int, last_id: int) -> None:
+        """Ids within a reply's span that it lacked: lost once enough replies agree."""
+        sequence = self._flow.validator.sequences[index]
+        for gap in list(sequence.missing):
+            if gap.lost or gap.first_id < first_id or gap.last_id > last_id:
+                continue
+            gap.absent_replies += 1
+            if gap.absent_replies >= self._settings.absent_replies:
+                sequence.mark_lost(gap.first_id, gap.last_id)
+                self._flow.builder.touch(index)
+                self._counts["lost_ids"] += gap.count
+            else:
+                self._back_off(index)
+        self._flow.close()
+
+    async def _serve_outage(self, index: int) -> None:
+        """After the route came back: what the exchange has beyond our last id, if anything."""
+        generation = self._generation
+        sequence = self._flow.validator.sequences[index]
+        while sequence.max_id is not None:
+            rows = await self._ask(index, sequence.max_id + 1, PAGE)
+            self._flow.on_trades(rows, authoritative=True)
+            if len(rows) < PAGE:
+                break
+        else:
+            await self._latest(index)
+        if generation == self._generation and self._route_up:
+            self._flow.builder.verify(index)
+            self._flow.close()
+
+    async def _serve_head(self, index: int) -> None:
+        flow = self._flow
+        sequence = flow.validator.sequences[index]
+        start_ms = flow.builder.first_start_ms or 0
+        if sequence.first_id is None:
+            await self._latest(index)
+            return
+        symbol = flow.symbols[index]
+        self._counts["requests"] += 1
+        head = await fetch_head(self._history, symbol, sequence.first_id, start_ms, urgent=True)
+        rows = flow.validator.accept_head(index, head.rows)
+        rows["symbol_index"] = index
+        flow.builder.insert_head(index, rows, proven=head.proven)
+        flow.close()
+
+    async def _latest(self, index: int) -> None:
+        """No trade was received yet: learn the latest one, so that silence can be told from loss."""
+        flow = self._flow
+        reply = await self._history.agg_trades(flow.symbols[index], limit=1, urgent=True)
+        self._counts["requests"] += 1
+        sequence = flow.validator.sequences[index]
+        if sequence.first_id is not None:
+            return
+        start_ms = flow.builder.first_start_ms or 0
+        if not len(reply.value):  # nothing was ever traded, as far as the exchange tells
+            flow.builder.insert_head(index, reply.value, proven=True)
+        elif int(reply.value["transact_time_ms"][0]) < start_ms:
+            latest = reply.value[0]
+            sequence.resume(int(latest["agg_trade_id"]), int(latest["transact_time_ms"]))
+            flow.builder.insert_head(index, reply.value[:0], proven=True)
+        else:
+            rows = reply.value.copy()
+            rows["symbol_index"] = index
+            flow.on_trades(rows, authoritative=True)
+
+    async def _serve_disputed(self, index: int) -> None:
+        sequence = self._flow.validator.sequences[index]
+        for trade_id in sorted(sequence.disputed)[:8]:
+            rows = await self._ask(index, trade_id, 1)
+            self._flow.on_trades(rows[rows["agg_trade_id"] == trade_id], authoritative=True)
+            sequence.disputed.discard(trade_id)
+
+    async def _ask(self, index: int, from_id: int, limit: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        self._counts["requests"] += 1
+        reply = await self._history.agg_trades(
+            self._flow.symbols[index], from_id=from_id, limit=limit, urgent=True
+        )
+        rows = reply.value
+        rows["symbol_index"] = index
+        return rows[rows["agg_trade_id"] >= from_id]
+
+    # --- failures and the life of holes ---------------------------------------------------
+
+    def _failed(self, index: int, error: ExchangeError) -> None:
+        self._counts["failures"] += 1
+        self._back_off(index)
+        log.warning(
+            "repair.failed",
+            symbol=self._flow.symbols[index],
+            error=str(error),
+            failures=self._failures[index],
+        )
+
+    def _back_off(self, index: int) -> None:
+        failures = self._failures.get(index, 0) + 1
+        self._failures[index] = failures
+        wait_s = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** (failures - 1))
+        self._retry_at_ns[index] = self._monotonic_ns() + int(wait_s * 1e9)
+
+    def _is_out_of_reach(self, gap: MissingRange) -> bool:
+        return gap.before_ms < self._flow.builder.route_ms - AGG_TRADES_REACH_MS
+
+    def _expire(self, index: int, gap: MissingRange) -> None:
+        self._flow.validator.sequences[index].mark_lost(gap.first_id, gap.last_id)
+        self._flow.builder.touch(index)
+        self._counts["expired_ids"] += gap.count
+        self._announce(index, gap.first_id, gap.last_id, gap, GapState.EXPIRED, "out of REST's reach")
+
+    def _watch(self) -> None:
+        """Publish holes that appeared, and those that were filled or given up since."""
+        for index, sequence in enumerate(self._flow.validator.sequences):
+            episodes = self._episodes.get(index)
+            if not sequence.missing and not episodes:
+                continue
+            known = [(e.first_id, e.last_id) for e in episodes or ()]
+            for gap in sequence.missing:
+                if any(a <= gap.first_id and gap.last_id <= b for a, b in known):
+                    continue
+                cause = "lost connection" if not self._route_up else "missing from the stream"
+                episode = _Episode(gap.first_id, gap.last_id, gap.after_ms, gap.before_ms, cause)
+                self._episodes.setdefault(index, []).append(episode)
+                self._announce(index, gap.first_id, gap.last_id, episode, GapState.OPEN, cause)
+            for episode in list(self._episodes.get(index, ())):
+                self._settle(index, episode)
+
+    def _settle(self, index: int, episode: _Episode) -> None:
+        inside = [
+            gap
+            for gap in self._flow.validator.sequences[index].missing
+            if gap.first_id <= episode.last_id and gap.last_id >= episode.first_id
+        ]
+        if any(not gap.lost for gap in inside):
+            return
+        self._episodes[index].remove(episode)
+        lost = sum(gap.count for gap in inside)
+        self._counts["repaired_ids"] += episode.last_id - episode.first_id + 1 - lost
+        cause = episode.cause
+        if not inside:
+            self._announce(
+                index, episode.first_id, episode.last_id, episode, GapState.REPAIRED, cause
+            )
+        for gap in inside:
+            self._announce(index, gap.first_id, gap.last_id, gap, GapState.LOST, cause)
+
+    def _announce(
+        self,
+        index: int,
+        first_id: int,
+        last_id: int,
+        around: MissingRange | _Episode,
+        state: GapState,
+        cause: str,
+    ) -> None:
+        symbol = self._flow.symbols[index]
+        log.log(
+            30 if state in (GapState.OPEN, GapState.REPAIRED) else 40,
+            f"gap.{state.value}",
+            symbol=symbol,
+            first_id=first_id,
+            last_id=last_id,
+            missing_count=last_id - first_id + 1,
+        )
+        self._publish(
+            GapEvent(
+                kind="trades",
+                symbol=symbol,
+                first_id=first_id,
+                last_id=last_id,
+                state=state,
+                cause=cause,
+                from_ms=around.after_ms,
+                until_ms=around.before_ms,
+                repairable_until_ms=around.before_ms + AGG_TRADES_REACH_MS,
+                at_ns=self._wall_ns(),
+            )
+        )

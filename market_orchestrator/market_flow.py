@@ -1,0 +1,170 @@
+"""The synchronous heart: frames → decoded → validated → windows → metrics → feature rows.
+
+Used alike by the live bot, by replay and by recovery; owns no task and no socket. What it produces is
+taken from it: closed windows, revised windows, rejected input, and windows to rebuild from REST.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import numpy as np
+
+from binance_api.decode import Rejection, decode_depth, decode_trades
+from binance_api.endpoints import Route
+from data_pipeline.pipeline import DataPipeline, PipelineSettings
+from data_validator import DataValidator, Rejected, ValidatorSettings
+from domain.context import MarketContext
+from domain.features import FeatureRow
+from domain.flow import FlowMetrics, Origin, WindowBatch
+from domain.market import Market
+from flow_analyzer import FlowSettings, TradeFlowAnalyzer
+from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
+from microstructure.book_window import BookAccumulator
+
+_MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
+
+
+class MarketFlowSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the parts, and the symbols they all share."""
+
+    symbols: tuple[str, ...]
+    market: Market = Market.UM
+    validator: ValidatorSettings = ValidatorSettings()
+    windows: WindowSettings = WindowSettings()
+    flow: FlowSettings = FlowSettings()
+    pipeline: PipelineSettings = PipelineSettings()
+
+
+class ClosedWindow(msgspec.Struct, frozen=True):
+    """One analysed window: exact metrics, the row to store, and what an analyst may know."""
+
+    metrics: FlowMetrics
+    row: FeatureRow
+    context: MarketContext
+
+
+class MarketFlow:
+    """Everything between a frame and a feature row, for a fixed list of symbols."""
+
+    def __init__(
+        self,
+        settings: MarketFlowSettings,
+        *,
+        monotonic_ns: Callable[[], int],
+        repairable: bool,
+    ) -> None:
+        self.settings = settings
+        self.symbols = list(settings.symbols)
+        self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.validator = DataValidator(self.symbols, settings.validator)
+        self.builder = WindowBuilder(
+            self.validator.sequences, settings.windows, repairable=repairable
+        )
+        self.analyzer = TradeFlowAnalyzer(self.symbols, settings.flow)
+        self.pipeline = DataPipeline(settings.pipeline)
+        self.books = BookAccumulator(settings.windows.duration_ms)
+        self.live: deque[WindowBatch] = deque()
+        self.revised: deque[WindowBatch] = deque()
+        self.stale: set[tuple[int, int]] = set()
+        self._rejections: list[Rejection] = []
+        self._monotonic_ns = monotonic_ns
+        self._depth_socket: int | None = None
+        self._counts = dict.fromkeys(("frames", "trades", "depth_frames", "rejected"), 0)
+
+    # --- in -------------------------------------------------------------------------------
+
+    def on_frames(
+        self, route: Route, socket_id: int, payloads: Sequence[bytes], stamps: Sequence[int]
+    ) -> set[str]:
+        """Take frames of one socket in arrival order; returns the streams that carried data."""
+        self._counts["frames"] += len(payloads)
+        if route is Route.DEPTH:
+            return self._on_depth(socket_id, payloads, stamps)
+        decoded = decode_trades(payloads, stamps, self.index)
+        self.reject(decoded.rejections)
+        if len(decoded.rows):
+            self.on_trades(decoded.rows, authoritative=False)
+        return decoded.streams
+
+    def on_trades(self, rows: np.ndarray, *, authoritative: bool) -> None:
+        """Take trade rows (``authoritative``: from REST) and close what is then proven."""
+        now_ns = self._monotonic_ns()
+        self._counts["trades"] += len(rows)
+        checked = self.validator.check_trades(rows, now_ns, authoritative=authoritative)
+        if len(checked.rejected_rows):
+            self.reject(self._contradictions(checked.rejected_rows))
+        self.stale.update(self.builder.ingest(checked, live=not authoritative))
+        self.close(now_ns)
+
+    def close(self, now_ns: int | None = None) -> None:
+        """Let the builder emit what is proven or out of patience."""
+        self.take(self.builder.close(self._monotonic_ns() if now_ns is None else now_ns))
+
+    def take(self, closed: Closed) -> None:
+        """Sort what the builder emitted into live and revised windows."""
+        for batch in closed.batches:
+            (self.live if batch.origin is Origin.LIVE else self.revised).append(batch)
+        self.stale.update(closed.stale)
+
+    # --- out ------------------------------------------------------------------------------
+
+    def analyse(self, batch: WindowBatch) -> Iterator[ClosedWindow]:
+        """Metrics and feature rows of windows that closed together, in time order per symbol."""
+        for metrics in self.analyzer.analyze(batch):
+            book = self.books.close(metrics.symbol, metrics.window_start_ms)
+            result = self.pipeline.process(metrics, book)
+            if result.row is not None:
+                yield ClosedWindow(metrics, result.row, result.context)
+
+    def take_rejections(self) -> list[Rejection]:
+        """Rejected input since the last call, for the quarantine."""
+        taken, self._rejections = self._rejections, []
+        return taken
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Counts of this part; the parts it owns have their own."""
+        return {**self._counts, "waiting_batches": len(self.live)}
+
+    # --- inside ---------------------------------------------------------------------------
+
+    def _on_depth(
+        self, socket_id: int, payloads: Sequence[bytes], stamps: Sequence[int]
+    ) -> set[str]:
+        if socket_id != self._depth_socket:
+            if self._depth_socket is not None:
+                self.validator.reset_depth()
+            self._depth_socket = socket_id
+        decoded = decode_depth(payloads, stamps, self.index, self.settings.market)
+        self.reject(decoded.rejections)
+        self._counts["depth_frames"] += len(decoded.snapshots)
+        for snapshot in decoded.snapshots:
+            checked = self.validator.check_depth(snapshot)
+            if isinstance(checked, Rejected):
+                payload = msgspec.json.encode(snapshot)
+                self.reject(
+                    [Rejection(checked.reason, payload, snapshot.receive_time_ns, snapshot.symbol)]
+                )
+            else:
+                self.books.add(snapshot, chain_broken=checked.chain_broken)
+        return decoded.streams
+
+    def reject(self, rejections: list[Rejection]) -> None:
+        """Keep rejected input for the quarantine; beyond a bound only the count."""
+        self._counts["rejected"] += len(rejections)
+        room = _MAX_REJECTIONS - len(self._rejections)
+        self._rejections.extend(rejections[:room])
+
+    def _contradictions(self, rows: np.ndarray) -> list[Rejection]:
+        names = rows.dtype.names or ()
+        return [
+            Rejection(
+                "id already seen with another payload",
+                msgspec.json.encode(dict(zip(names, row.tolist(), strict=True))),
+                int(row["receive_time_ns"]),
+                self.symbols[int(row["symbol_index"])],
+            )
+            for row in rows
+        ]

@@ -1,0 +1,164 @@
+"""A span of windows rebuilt from the exchange's trade history (REST), page by page.
+
+One mechanism for late repairs, restarts and crashes: the history runs through the same validator and
+window builder as live trades. Consumes (symbol, span, id to begin at); produces window batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from data_validator import DataValidator, ValidatorSettings
+from domain.flow import Origin, WindowBatch
+from domain.market import TRADE_DTYPE
+from market_orchestrator.windows import WindowBuilder, WindowSettings
+
+PAGE = 1_000  # rows of one aggTrades request, the exchange's maximum
+_MAX_HEAD_PAGES = 60  # a window of more than 60,000 trades before the first one is not completed
+_ASK_AGAIN = 2  # replies that must lack an id before it counts as lost
+
+
+class TradePage(Protocol):
+    """A reply whose ``value`` is an array of ``TRADE_DTYPE``."""
+
+    @property
+    def value(self) -> np.ndarray: ...
+
+
+class TradeHistory(Protocol):
+    """The exchange's trade history; implemented by the REST client."""
+
+    async def agg_trades(
+        self,
+        symbol: str,
+        *,
+        from_id: int | None = None,
+        limit: int = 1_000,
+        urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> TradePage: ...
+
+
+class Span(msgspec.Struct, frozen=True):
+    """Windows ``[first_start_ms, end_ms)`` of a symbol, whose trades begin at ``from_id``.
+
+    ``from_known``: the trade ``from_id - 1`` is known to lie before the span, so that nothing can
+    be missing at its beginning.
+    """
+
+    symbol: str
+    first_start_ms: int
+    end_ms: int
+    from_id: int
+    from_known: bool
+
+
+class Head(msgspec.Struct, frozen=True):
+    """Trades from a window's start up to a known trade; ``proven`` if none can be missing."""
+
+    rows: np.ndarray
+    proven: bool
+
+
+async def fetch_head(
+    history: TradeHistory, symbol: str, first_id: int, start_ms: int, *, urgent: bool
+) -> Head:
+    """Trades before ``first_id`` back to ``start_ms``.
+
+    Proven when a trade before ``start_ms`` was seen; not when the history ends earlier.
+    """
+    pages: list[np.ndarray] = []
+    below = first_id
+    for _ in range(_MAX_HEAD_PAGES):
+        if below <= 0:
+            return Head(_joined(pages), proven=True)
+        from_id = max(0, below - PAGE)
+        reply = await history.agg_trades(symbol, from_id=from_id, limit=PAGE, urgent=urgent)
+        rows = reply.value
+        rows = rows[(rows["agg_trade_id"] < below) & (rows["agg_trade_id"] >= from_id)]
+        if not len(rows):
+            return Head(_joined(pages), proven=False)
+        pages.append(rows)
+        if len(rows) != below - int(rows["agg_trade_id"].min()):
+            return Head(_joined(pages), proven=False)
+        if int(rows["transact_time_ms"].min()) < start_ms:
+            return Head(_joined(pages), proven=True)
+        if int(rows["agg_trade_id"].min()) > from_id:
+            return Head(_joined(pages), proven=False)
+        below = from_id
+    return Head(_joined(pages), proven=False)
+
+
+async def rebuild(
+    history: TradeHistory,
+    span: Span,
+    windows: WindowSettings,
+    validator: ValidatorSettings,
+) -> AsyncIterator[list[WindowBatch]]:
+    """Rebuild a span; yields its windows in order, a page of trades at a time.
+
+    Raises:
+        ExchangeError: a request failed for good; what was yielded stands, the rest can be resumed.
+    """
+    checker = DataValidator([span.symbol], validator)
+    builder = WindowBuilder(
+        checker.sequences, msgspec.structs.replace(windows, hold_ms=0, silence_ms=2**40)
+    )
+    builder.begin(span.first_start_ms)
+    first_id, head_rows, proven = span.from_id, None, span.from_known
+    if not span.from_known:
+        head = await fetch_head(
+            history, span.symbol, span.from_id, span.first_start_ms, urgent=False
+        )
+        head_rows, proven = head.rows, head.proven
+    sequence = checker.sequences[0]
+    sequence.resume(first_id - 1, span.first_start_ms - 1)
+    builder.insert_head(0, head_rows if head_rows is not None else _none(), proven=proven)
+    now_ns = 0
+    while True:
+        from_id = (sequence.max_id or 0) + 1
+        reply = await history.agg_trades(span.symbol, from_id=from_id, limit=PAGE)
+        rows = reply.value[reply.value["agg_trade_id"] >= from_id]
+        if len(rows):
+            builder.ingest(checker.check_trades(rows, now_ns, authoritative=True), live=False)
+            await _confirm_lost(history, span.symbol, checker, builder)
+        done = len(rows) < PAGE or int(rows["transact_time_ms"].max()) >= span.end_ms
+        if done:
+            builder.prove(span.end_ms + windows.lateness_ms)
+        now_ns += 1_000_000_000
+        batches = [
+            msgspec.structs.replace(batch, origin=Origin.RECOVERED)
+            for batch in builder.close(now_ns).batches
+            if batch.end_ms <= span.end_ms
+        ]
+        if batches:
+            yield batches
+        if done or (batches and batches[-1].end_ms >= span.end_ms):
+            return
+
+
+async def _confirm_lost(
+    history: TradeHistory, symbol: str, checker: DataValidator, builder: WindowBuilder
+) -> None:
+    """Ids absent from a page are asked for once more; absent again, they are lost."""
+    for gap in [g for g in checker.sequences[0].missing if not g.lost]:
+        for _ in range(_ASK_AGAIN - 1):
+            limit = min(PAGE, gap.count + 1)
+            reply = await history.agg_trades(symbol, from_id=gap.first_id, limit=limit)
+            found = reply.value[reply.value["agg_trade_id"] <= gap.last_id]
+            if len(found):
+                builder.ingest(checker.check_trades(found, 0, authoritative=True), live=False)
+        checker.sequences[0].mark_lost(gap.first_id, gap.last_id)
+        builder.touch(0)
+
+
+def _joined(pages: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(pages[::-1]) if pages else _none()
+
+
+def _none() -> np.ndarray:
+    return np.empty(0, dtype=TRADE_DTYPE)

@@ -1,0 +1,386 @@
+"""Exact trade flow of windows that closed together, all symbols in one pass. Pure, no history.
+
+Consumes a ``WindowBatch`` → produces one ``WindowSums`` per window, and the columns that rolling
+measures build on. Every sum has the digits ``Decimal`` arithmetic would give. The caller promises
+positive prices and quantities, ids ascending within a window, and times inside it.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context, Decimal, localcontext
+
+import msgspec
+import numpy as np
+
+from domain.flow import WindowBatch
+from microstructure.scaled_trades import (
+    EXACT,
+    Exact,
+    Floats,
+    Ints,
+    Mask,
+    ScaledTrades,
+    scale_trades,
+)
+
+QUOTIENT = Context(prec=50)
+"""Ratios (VWAP, imbalance) are rounded once, to 50 significant digits."""
+
+SECOND_MS = 1000
+ZERO = Decimal(0)
+_INT64_MAX = 2**63 - 1
+
+
+class WhaleUnit(enum.StrEnum):
+    """What is compared with the whale threshold: one aggTrade, or a sweep (same time and side)."""
+
+    AGG_TRADE = "agg_trade"
+    SWEEP = "sweep"
+
+
+class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
+    """Fixed notional thresholds, quote units, ``>=`` is above; ``participant_edges`` ascending."""
+
+    whale_notional: Decimal
+    whale_unit: WhaleUnit
+    participant_edges: tuple[Decimal, ...]
+
+
+class WindowSums(msgspec.Struct, frozen=True, kw_only=True):
+    """What one window's trades alone say, exact. Fields as in ``domain.flow.FlowMetrics``."""
+
+    symbol_index: int
+    trade_count: int
+    fill_count: int
+    first_agg_id: int | None
+    last_agg_id: int | None
+    open: Decimal | None
+    high: Decimal | None
+    low: Decimal | None
+    close: Decimal | None
+    vwap: Decimal | None
+    volume: Decimal
+    quote_volume: Decimal
+    buy_volume: Decimal
+    sell_volume: Decimal
+    delta: Decimal
+    net_flow_quote: Decimal
+    flow_imbalance: Decimal
+    whale_buy_volume: Decimal
+    whale_sell_volume: Decimal
+    whale_delta: Decimal
+    whale_count: int
+    suspect_count: int
+    participant_volume: tuple[Decimal, ...]
+    participant_delta: tuple[Decimal, ...]
+
+
+class Sweeps(msgspec.Struct, frozen=True):
+    """Sweeps (aggTrades of one window with the same time and side), by window, then first id."""
+
+    window: Ints  # position among the filled windows
+    quote: Exact  # notional, in the window's quote unit
+    notional: Floats  # notional, quote units
+    volume: Exact  # in the window's quantity unit
+    is_sell: Mask
+
+
+class Seconds(msgspec.Struct, frozen=True):
+    """Per-second columns, shape (filled windows, seconds the window touches).
+
+    The first and last second are partial where a window does not begin or end on a second.
+    """
+
+    count: Ints  # aggTrades
+    delta: Floats  # signed volume, base units
+    close: Floats  # last price by id, NaN without a trade
+
+
+class FlowColumns(msgspec.Struct, frozen=True):
+    """One batch, measured. "Filled" windows are those with trades, in batch order."""
+
+    sums: list[WindowSums]  # of every window
+    filled: list[int]  # positions of the filled windows in the batch
+    trades: ScaledTrades
+    sweeps: Sweeps
+    seconds: Seconds
+
+
+def measure_columns(batch: WindowBatch, thresholds: Thresholds) -> FlowColumns | None:
+    """Measures the windows of a batch.
+
+    Args:
+        batch: Windows closed together; ``rows`` sorted by (window, ``agg_trade_id``).
+        thresholds: Fixed notional thresholds.
+
+    Returns:
+        One ``WindowSums`` per entry of ``batch.symbol_index`` in its order, with the columns;
+        None when no window has a trade.
+    """
+    lengths = np.diff(batch.offsets)
+    filled = np.flatnonzero(lengths)
+    if filled.size == 0:
+        return None
+    first = batch.offsets[0]
+    rows = batch.rows[first : batch.offsets[-1]]
+    trades = scale_trades(rows, batch.offsets[filled] - first, lengths[filled])
+    time_ms = np.ascontiguousarray(rows["transact_time_ms"])
+    sweeps = _sweeps(batch, trades, time_ms)
+    places = filled.tolist()
+    sums = [silent_sums(index, thresholds) for index in batch.symbol_index]
+    with localcontext(EXACT):
+        measured = _window_sums(
+            [batch.symbol_index[k] for k in places], rows, trades, sweeps, thresholds
+        )
+    for place, window_sums in zip(places, measured, strict=True):
+        sums[place] = window_sums
+    seconds = _seconds(batch, trades, time_ms)
+    return FlowColumns(sums, places, trades, sweeps, seconds)
+
+
+def silent_sums(symbol_index: int, thresholds: Thresholds) -> WindowSums:
+    """A window without trades: sums and imbalance 0, prices and ratios None."""
+    nothing = (ZERO,) * (len(thresholds.participant_edges) + 1)
+    return WindowSums(
+        symbol_index=symbol_index,
+        trade_count=0,
+        fill_count=0,
+        first_agg_id=None,
+        last_agg_id=None,
+        open=None,
+        high=None,
+        low=None,
+        close=None,
+        vwap=None,
+        volume=ZERO,
+        quote_volume=ZERO,
+        buy_volume=ZERO,
+        sell_volume=ZERO,
+        delta=ZERO,
+        net_flow_quote=ZERO,
+        flow_imbalance=ZERO,
+        whale_buy_volume=ZERO,
+        whale_sell_volume=ZERO,
+        whale_delta=ZERO,
+        whale_count=0,
+        suspect_count=0,
+        participant_volume=nothing,
+        participant_delta=nothing,
+    )
+
+
+def second_count(start_ms: int, end_ms: int) -> int:
+    """How many seconds of the clock the interval ``[start_ms, end_ms)`` touches."""
+    return -(-end_ms // SECOND_MS) - start_ms // SECOND_MS
+
+
+def split_flow(
+    chosen: Ints, window: Ints, volume: Exact, is_sell: Mask, windows: int
+) -> tuple[list[int], list[int], list[int]]:
+    """Buy volume, sell volume and count, per window, of the chosen trades or sweeps, exact."""
+    table = np.zeros(2 * windows, dtype=volume.dtype)
+    np.add.at(table, 2 * window[chosen] + is_sell[chosen], volume[chosen])
+    count: list[int] = np.bincount(window[chosen], minlength=windows).tolist()
+    return table[::2].tolist(), table[1::2].tolist(), count
+
+
+def _window_sums(
+    symbol_index: list[int],
+    rows: np.ndarray,
+    trades: ScaledTrades,
+    sweeps: Sweeps,
+    thresholds: Thresholds,
+) -> list[WindowSums]:
+    """The sums of the filled windows; runs in the ``EXACT`` context."""
+    starts, last = trades.starts, trades.starts + trades.counts - 1
+    price, quantity, quote = trades.price, trades.quantity, trades.quote
+    volumes = np.add.reduceat(quantity, starts)
+    deltas = np.add.reduceat(np.where(trades.is_sell, -quantity, quantity), starts)
+    ids = rows["agg_trade_id"]
+    fills = np.add.reduceat(rows["last_trade_id"] - rows["first_trade_id"], starts) + trades.counts
+    price_units, quantity_units = trades.price_units(), trades.quantity_units()
+    quote_units = [p * q for p, q in zip(price_units, quantity_units, strict=True)]
+    columns = zip(
+        symbol_index,
+        trades.counts.tolist(),
+        fills.tolist(),
+        ids[starts].tolist(),
+        ids[last].tolist(),
+        _decimals(price[starts], price_units),
+        _decimals(np.maximum.reduceat(price, starts), price_units),
+        _decimals(np.minimum.reduceat(price, starts), price_units),
+        _decimals(price[last], price_units),
+        _decimals(volumes, quantity_units),
+        _decimals(deltas, quantity_units),
+        _decimals((volumes + deltas) // 2, quantity_units),
+        _decimals((volumes - deltas) // 2, quantity_units),
+        _decimals(np.add.reduceat(quote, starts), quote_units),
+        _decimals(np.add.reduceat(np.where(trades.is_sell, -quote, quote), starts), quote_units),
+        zip(*_whale_flow(trades, sweeps, thresholds), strict=True),
+        _suspects(rows["suspect"], starts),
+        zip(*_participants(trades, thresholds.participant_edges), strict=True),
+        quantity_units,
+        strict=True,
+    )
+    return [
+        WindowSums(
+            symbol_index=index,
+            trade_count=trade_count,
+            fill_count=fill_count,
+            first_agg_id=first_id,
+            last_agg_id=last_id,
+            open=open_price,
+            high=high,
+            low=low,
+            close=close,
+            vwap=QUOTIENT.divide(quote_volume, volume),
+            volume=volume,
+            quote_volume=quote_volume,
+            buy_volume=buy_volume,
+            sell_volume=sell_volume,
+            delta=delta,
+            net_flow_quote=net_flow,
+            flow_imbalance=QUOTIENT.divide(delta, volume),
+            whale_buy_volume=whale_buy * step,
+            whale_sell_volume=whale_sell * step,
+            whale_delta=(whale_buy - whale_sell) * step,
+            whale_count=whale_count,
+            suspect_count=suspects,
+            participant_volume=tuple([(b + s) * step for b, s in zip(bought, sold, strict=True)]),
+            participant_delta=tuple([(b - s) * step for b, s in zip(bought, sold, strict=True)]),
+        )
+        for (
+            index, trade_count, fill_count, first_id, last_id, open_price, high, low, close,
+            volume, delta, buy_volume, sell_volume, quote_volume, net_flow,
+            (whale_buy, whale_sell, whale_count), suspects, (bought, sold), step,
+        ) in columns
+    ]  # fmt: skip
+
+
+def _decimals(mantissas: Exact, units: Sequence[Decimal]) -> list[Decimal]:
+    return [value * step for value, step in zip(mantissas.tolist(), units, strict=True)]
+
+
+def _suspects(suspect: np.ndarray, starts: Ints) -> list[int]:
+    marked = suspect != 0
+    if not marked.any():
+        return [0] * starts.size
+    counts: list[int] = np.add.reduceat(marked, starts, dtype=np.int64).tolist()
+    return counts
+
+
+def _whale_flow(
+    trades: ScaledTrades, sweeps: Sweeps, thresholds: Thresholds
+) -> tuple[list[int], list[int], list[int]]:
+    """Buy volume, sell volume and count per window above the fixed threshold."""
+    windows = trades.starts.size
+    limits = _limits(trades, thresholds.whale_notional)
+    if thresholds.whale_unit is WhaleUnit.SWEEP:
+        chosen = np.flatnonzero(sweeps.quote >= _per_row(limits, sweeps.window))
+        return split_flow(chosen, sweeps.window, sweeps.volume, sweeps.is_sell, windows)
+    chosen = np.flatnonzero(trades.quote >= _per_row(limits, trades.window))
+    return split_flow(chosen, trades.window, trades.quantity, trades.is_sell, windows)
+
+
+def _participants(
+    trades: ScaledTrades, edges: tuple[Decimal, ...]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Buy and sell volume per window and notional bucket, smallest bucket first."""
+    buckets = len(edges) + 1
+    key = trades.window * (2 * buckets)
+    key += trades.is_sell
+    for edge in edges:
+        above = trades.quote >= _per_row(_limits(trades, edge), trades.window)
+        key += 2 * above.astype(np.int64)
+    windows = trades.starts.size
+    table = np.zeros(windows * buckets * 2, dtype=trades.quantity.dtype)
+    np.add.at(table, key, trades.quantity)
+    by_side = table.reshape(windows, buckets, 2)
+    return by_side[:, :, 0].tolist(), by_side[:, :, 1].tolist()
+
+
+def _limits(trades: ScaledTrades, threshold: Decimal) -> Exact:
+    """The smallest ``quote`` mantissa at or above a notional threshold, per window."""
+    limits = [
+        _limit(threshold, price - price_zeros + quantity - quantity_zeros)
+        for price, price_zeros, quantity, quantity_zeros in zip(
+            trades.price_decimals,
+            trades.price_zeros,
+            trades.quantity_decimals,
+            trades.quantity_zeros,
+            strict=True,
+        )
+    ]
+    if trades.is_wide:
+        return np.array(limits, dtype=object)
+    return np.array([min(limit, _INT64_MAX) for limit in limits], dtype=np.int64)
+
+
+@functools.lru_cache(maxsize=4096)
+def _limit(threshold: Decimal, decimals: int) -> int:
+    return int(threshold.scaleb(decimals, EXACT).to_integral_value(ROUND_CEILING, EXACT))
+
+
+def _per_row(limits: Exact, window: Ints) -> Exact:
+    """The limit of each row's window; one value where all windows have the same."""
+    if (limits == limits[0]).all():
+        return limits[:1]
+    return limits[window]
+
+
+def _sweeps(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Sweeps:
+    """Groups trades by window, time and side, whether or not they are adjacent."""
+    is_sell = trades.is_sell
+    key = trades.window * (batch.end_ms - batch.start_ms)
+    key += time_ms
+    if (key[1:] >= key[:-1]).all():
+        order = np.concatenate((np.flatnonzero(~is_sell), np.flatnonzero(is_sell)))
+    else:
+        order = np.lexsort((key, is_sell))
+    bought = key.size - int(np.count_nonzero(is_sell))
+    key = key[order]
+    begins = np.empty(key.size, dtype=np.bool_)
+    begins[0] = True
+    np.not_equal(key[1:], key[:-1], out=begins[1:])
+    begins[bought : bought + 1] = True
+    heads = np.flatnonzero(begins)
+    first = order[heads]
+    by_id = _ranks(first, key.size)
+    window = trades.window[first[by_id]]
+    quote = np.add.reduceat(trades.quote[order], heads)[by_id]
+    return Sweeps(
+        window=window,
+        quote=quote,
+        notional=quote.astype(np.float64) / trades.quote_divisor()[window],
+        volume=np.add.reduceat(trades.quantity[order], heads)[by_id],
+        is_sell=(heads >= bought)[by_id],
+    )
+
+
+def _ranks(rows: Ints, size: int) -> Ints:
+    """``argsort`` of distinct row numbers below ``size``, in linear time."""
+    position = np.full(size, -1, dtype=np.int64)
+    position[rows] = np.arange(rows.size)
+    return position[position >= 0]
+
+
+def _seconds(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Seconds:
+    width = second_count(batch.start_ms, batch.end_ms)
+    shape = (trades.starts.size, width)
+    size = shape[0] * width
+    key = (time_ms - batch.start_ms // SECOND_MS * SECOND_MS) // SECOND_MS
+    key += trades.window * width
+    signed = trades.quantity.astype(np.float64)
+    np.negative(signed, out=signed, where=trades.is_sell)
+    delta = np.bincount(key, weights=signed, minlength=size).reshape(shape)
+    delta /= trades.quantity_divisor()[:, np.newaxis]
+    close = np.full(size, np.nan)
+    close[key] = trades.price_float  # the last of equal keys stays: ids ascend
+    return Seconds(
+        count=np.bincount(key, minlength=size).reshape(shape),
+        delta=delta,
+        close=close.reshape(shape),
+    )

@@ -1,0 +1,438 @@
+"""The REST side: the venue's endpoints, weights and error bodies over a market source.
+
+Consumes the source, the clock and what the feed has served → produces JSON shaped as the venue's.
+Shows every trade the feed has played and nothing later; faults may answer in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import msgspec
+import numpy as np
+from aiohttp import web
+
+from domain.market import Market
+from simulator import candles
+from simulator.clock import MarketClock
+from simulator.exchange_info import day_ticker, exchange_info
+from simulator.faults import Fault, FaultKind
+from simulator.feed import Feed
+from simulator.frames import MarketSource, Tape, decimal_text
+from simulator.settings import SimulatorSettings
+from simulator.weights import Verdict, WeightMeter
+
+_HOUR_MS = 3_600_000
+AGG_TRADES_REACH_MS = 48 * _HOUR_MS
+_FAULT_HANG_LIMIT_S = 60.0
+_HTML = "<html><head><title>Service unavailable</title></head><body>sorry</body></html>"
+_ILLEGAL = "Illegal characters found in parameter '{}'; legal range is '{}'."
+_MISSING = "Mandatory parameter '{}' was not sent, was empty/null, or malformed."
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Answer = Callable[[dict[str, str]], Awaitable[str]]
+
+
+class ApiError(Exception):
+    """An error body of the venue: HTTP status, ``code`` and ``msg``."""
+
+    def __init__(self, code: int, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class _Endpoint(msgspec.Struct, frozen=True):
+    name: str
+    um_weight: Callable[[dict[str, str]], int]
+    spot_weight: Callable[[dict[str, str]], int]
+
+
+def _fixed(weight: int) -> Callable[[dict[str, str]], int]:
+    return lambda _query: weight
+
+
+def _tiers(default: int, *tiers: tuple[int, int]) -> Callable[[dict[str, str]], int]:
+    """Weight by ``limit``: the first tier that is large enough, else the last."""
+
+    def weight(query: dict[str, str]) -> int:
+        text = query.get("limit", "")
+        limit = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
+        return next((cost for bound, cost in tiers if limit <= bound), tiers[-1][1])
+
+    return weight
+
+
+def _per_symbol(one: int, every: int) -> Callable[[dict[str, str]], int]:
+    return lambda query: one if "symbol" in query else every
+
+
+# https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api and
+# https://developers.binance.com/docs/binance-spot-api-docs/rest-api ; klines tiers as measured
+_UM_KLINES = _tiers(500, (100, 1), (500, 2), (1000, 5), (1500, 10))
+_UM_DEPTH = _tiers(500, (50, 2), (100, 5), (500, 10), (1000, 20))
+_SPOT_DEPTH = _tiers(100, (100, 5), (500, 25), (1000, 50), (5000, 250))
+ENDPOINTS = (
+    _Endpoint("ping", _fixed(1), _fixed(1)),
+    _Endpoint("time", _fixed(1), _fixed(1)),
+    _Endpoint("exchangeInfo", _fixed(1), _fixed(20)),
+    _Endpoint("aggTrades", _fixed(20), _fixed(4)),
+    _Endpoint("klines", _UM_KLINES, _fixed(2)),
+    _Endpoint("depth", _UM_DEPTH, _SPOT_DEPTH),
+    _Endpoint("ticker/price", _per_symbol(1, 2), _per_symbol(2, 4)),
+    _Endpoint("ticker/24hr", _per_symbol(1, 40), _per_symbol(2, 80)),
+)
+
+
+class RestApi:
+    """Answers the venue's market-data requests.
+
+    Args:
+        settings: Market and limits.
+        source: Past trades.
+        clock: Market time.
+        feed: What has been played, and which faults act.
+        meter: The weight budget.
+    """
+
+    def __init__(
+        self,
+        settings: SimulatorSettings,
+        source: MarketSource,
+        clock: MarketClock,
+        feed: Feed,
+        meter: WeightMeter,
+    ) -> None:
+        self._is_spot = settings.market is Market.SPOT
+        self._settings = settings
+        self._source = source
+        self._clock = clock
+        self._feed = feed
+        self._meter = meter
+        self._counts: dict[str, int] = {}
+        self._answers: dict[str, Answer] = {
+            "ping": self._ping,
+            "time": self._time,
+            "exchangeInfo": self._exchange_info,
+            "aggTrades": self._agg_trades,
+            "klines": self._klines,
+            "depth": self._depth,
+            "ticker/price": self._ticker_price,
+            "ticker/24hr": self._ticker_24hr,
+        }
+
+    def routes(self) -> list[web.RouteDef]:
+        """Routes of the venue this exchange imitates."""
+        prefix = "/api/v3" if self._is_spot else "/fapi/v1"
+        return [web.get(f"{prefix}/{end.name}", self._handler(end)) for end in ENDPOINTS]
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Requests answered, per status."""
+        return dict(self._counts)
+
+    def _handler(self, endpoint: _Endpoint) -> Handler:
+        weight_of = endpoint.spot_weight if self._is_spot else endpoint.um_weight
+        answer = self._answers[endpoint.name]
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            query = dict(request.query)
+            verdict = self._meter.spend(weight_of(query))
+            headers = {"X-MBX-USED-WEIGHT-1M": str(verdict.used_weight)}
+            failing = self._failing(endpoint.name)
+            if failing is not None:
+                response = await self._fail(request, *failing, headers)
+            elif verdict.status != 200:
+                response = self._refusal(verdict, request.remote or "", headers)
+            else:
+                response = await self._reply(answer, query, headers)
+            key = f"status_{response.status}"
+            self._counts[key] = self._counts.get(key, 0) + 1
+            return response
+
+        return handle
+
+    async def _reply(
+        self, answer: Answer, query: dict[str, str], headers: dict[str, str]
+    ) -> web.Response:
+        try:
+            text = await answer(query)
+        except ApiError as error:
+            return _error(error.status, error.code, error.message, headers)
+        return web.Response(text=text, content_type="application/json", headers=headers)
+
+    def _refusal(self, verdict: Verdict, remote: str, headers: dict[str, str]) -> web.Response:
+        headers = {**headers, "Retry-After": str(verdict.retry_after_s)}
+        if verdict.status == 418:
+            message = (
+                f"Way too many requests; IP({remote}) banned until {verdict.banned_until_ms}. "
+                "Please use the websocket for live updates to avoid bans."
+            )
+        else:
+            message = (
+                f"Too many requests; current limit of IP({remote}) is "
+                f"{self._meter.limit} requests per minute."
+            )
+        return _error(verdict.status, -1003, message, headers)
+
+    def _failing(self, name: str) -> tuple[int, Fault] | None:
+        for end_ns, fault in self._feed.active(FaultKind.REST_FAILURE):
+            if fault.endpoint is None or fault.endpoint in (name, name.rpartition("/")[2]):
+                return end_ns, fault
+        return None
+
+    async def _fail(
+        self, request: web.Request, end_ns: int, fault: Fault, headers: dict[str, str]
+    ) -> web.StreamResponse:
+        remaining_s = max(self._clock.wall_s_until(end_ns), 0.0)
+        match fault.variant:
+            case "429" | "418" as status:
+                verdict = Verdict(
+                    status=int(status),
+                    used_weight=self._meter.limit,
+                    retry_after_s=max(1, int(remaining_s)),
+                    banned_until_ms=end_ns // 1_000_000,
+                )
+                return self._refusal(verdict, request.remote or "", headers)
+            case "html":
+                return web.Response(text=_HTML, content_type="text/html", headers=headers)
+            case "timeout":
+                await asyncio.sleep(min(remaining_s, _FAULT_HANG_LIMIT_S))
+            case "reset":
+                pass
+            case status:
+                message = "An unknown error occured while processing the request."
+                return _error(int(status), -1000, message, headers)
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response(status=503)
+
+    async def _ping(self, _query: dict[str, str]) -> str:
+        return "{}"
+
+    async def _time(self, _query: dict[str, str]) -> str:
+        return f'{{"serverTime":{self._clock.now_ms()}}}'
+
+    async def _exchange_info(self, query: dict[str, str]) -> str:
+        listed = [self._symbol(query)] if "symbol" in query else self._source.symbols
+        specs = [self._source.spec(symbol) for symbol in listed]
+        market = self._settings.market
+        return exchange_info(specs, self._clock.now_ms(), market, self._meter.limit)
+
+    async def _agg_trades(self, query: dict[str, str]) -> str:
+        symbol = self._symbol(query)
+        limit = self._limit(query, default=500, highest=1000)
+        from_id = _number(query, "fromId")
+        start_ms, end_ms = _number(query, "startTime"), _number(query, "endTime")
+        if from_id is not None and (start_ms is not None or end_ms is not None):
+            if self._is_spot:
+                raise ApiError(-1128, "Combination of optional parameters invalid.")
+            raise ApiError(-4166, "Cannot send startTime or endTime together with fromId.")
+        _check_times(start_ms, end_ms, _HOUR_MS)
+        tape = await asyncio.to_thread(self._select, symbol, from_id, start_ms, end_ms, limit)
+        return self._trade_rows(tape)
+
+    def _select(
+        self,
+        symbol: str,
+        from_id: int | None,
+        start_ms: int | None,
+        end_ms: int | None,
+        limit: int,
+    ) -> Tape:
+        """The page asked for, without what is not due, out of reach or lost."""
+        oldest_ms = self._oldest_ms()
+        if from_id is not None:
+            first_id = max(from_id, self._oldest_id(symbol, oldest_ms))
+            found = self._visible(symbol, self._source.from_id(symbol, first_id, limit), oldest_ms)
+            while not len(found) and (found_all := self._source.from_id(symbol, first_id, limit)):
+                first_id = int(found_all.rows["agg_trade_id"][-1]) + 1
+                if found_all.due_ns[0] > self._feed.served_ns:
+                    break
+                more = self._source.from_id(symbol, first_id, limit)
+                found = self._visible(symbol, more, oldest_ms)
+            return found.part(0, limit)
+        if start_ms is None and end_ms is None:
+            recent = self._source.before(symbol, self._feed.served_ns, limit)
+            return self._visible(symbol, recent, oldest_ms)
+        return self._page(symbol, start_ms, end_ms, limit, oldest_ms)
+
+    def _page(
+        self, symbol: str, start_ms: int | None, end_ms: int | None, limit: int, oldest_ms: int
+    ) -> Tape:
+        """By time: from ``start_ms`` on, or the last ones up to ``end_ms``."""
+        until_ms = self._clock.now_ms() + 1 if end_ms is None else end_ms + 1
+        if start_ms is None:
+            begin_ms = max(oldest_ms, until_ms - _HOUR_MS)
+        else:
+            begin_ms = max(oldest_ms, start_ms)
+        step_ms = _HOUR_MS
+        while begin_ms < until_ms:
+            part = self._source.between(symbol, begin_ms, min(begin_ms + step_ms, until_ms))
+            found = self._visible(symbol, part, oldest_ms)
+            if len(found):
+                last = len(found)
+                return found.part(0, limit) if start_ms is not None else found.part(last - limit, last)
+            begin_ms += step_ms
+        return self._source.from_id(symbol, 2**62, 1)
+
+    def _visible(self, symbol: str, tape: Tape, oldest_ms: int) -> Tape:
+        if not len(tape):
+            return tape
+        keep = (tape.due_ns <= self._feed.served_ns) & (tape.rows["transact_time_ms"] >= oldest_ms)
+        lost = [number for name, number in self._feed.desk.lost if name == symbol]
+        if lost:
+            keep &= ~np.isin(tape.rows["agg_trade_id"], lost)
+        return tape.where(keep)
+
+    def _oldest_ms(self) -> int:
+        return max(self._source.first_ms, self._clock.now_ms() - AGG_TRADES_REACH_MS)
+
+    def _oldest_id(self, symbol: str, oldest_ms: int) -> int:
+        if oldest_ms <= self._source.first_ms:
+            return 0
+        for step in range(48):
+            begin_ms = oldest_ms + step * _HOUR_MS
+            part = self._source.between(symbol, begin_ms, begin_ms + _HOUR_MS)
+            if len(part):
+                return int(part.rows["agg_trade_id"][0])
+        return 0
+
+    def _trade_rows(self, tape: Tape) -> str:
+        names = ("price", "price_decimals", "quantity", "quantity_decimals", "is_buyer_maker")
+        ids = ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time_ms")
+        columns = [tape.rows[name].tolist() for name in (*ids, *names)]
+        best = ',"M":true' if self._is_spot else ""
+        rows = [
+            f'{{"a":{a},"p":"{decimal_text(p, pd)}","q":"{decimal_text(q, qd)}","f":{f},"l":{last},'
+            f'"T":{at},"m":{"true" if maker else "false"}{best}}}'
+            for a, f, last, at, p, pd, q, qd, maker in zip(*columns, strict=True)
+        ]
+        return f"[{','.join(rows)}]"
+
+    async def _klines(self, query: dict[str, str]) -> str:
+        symbol = self._symbol(query)
+        interval = query.get("interval", "")
+        if not interval:
+            raise ApiError(-1102, _MISSING.format("interval"))
+        if interval not in candles.INTERVAL_MS:
+            raise ApiError(-1120, "Invalid interval.")
+        limit = self._limit(query, default=500, highest=1000 if self._is_spot else 1500)
+        start_ms, end_ms = _number(query, "startTime"), _number(query, "endTime")
+        _check_times(start_ms, end_ms, None)
+        rows = await asyncio.to_thread(self._kline_rows, symbol, interval, limit, start_ms, end_ms)
+        return f"[{','.join(rows)}]"
+
+    def _kline_rows(
+        self, symbol: str, interval: str, limit: int, start_ms: int | None, end_ms: int | None
+    ) -> list[str]:
+        now_ms = self._clock.now_ms()
+        last_ms = now_ms if end_ms is None else min(end_ms, now_ms)
+        span_ms = candles.INTERVAL_MS[interval] * limit
+        day_ms = 86_400_000
+        oldest_ms = now_ms - self._settings.kline_history_days * day_ms
+        first_ms = max(self._source.first_ms, oldest_ms)
+        if start_ms is None:
+            begin_ms = candles.open_time_ms(last_ms, interval) - span_ms
+        else:
+            begin_ms = candles.open_time_ms(start_ms - 1, interval)
+            begin_ms = candles.next_open_ms(begin_ms, interval)
+            last_ms = min(last_ms, begin_ms + span_ms)
+        begin_ms = max(begin_ms, candles.open_time_ms(first_ms, interval))
+        until_ms = candles.next_open_ms(candles.open_time_ms(last_ms, interval), interval)
+        if until_ms <= begin_ms:
+            return []
+        minutes = self._source.minute_rows(symbol, begin_ms, until_ms, self._feed.served_ns)
+        rows = candles.kline_rows(minutes, self._source.spec(symbol), interval)
+        return rows[:limit] if start_ms is not None else rows[-limit:]
+
+    async def _depth(self, query: dict[str, str]) -> str:
+        symbol = self._symbol(query)
+        limit = self._limit(query, default=100 if self._is_spot else 500, highest=1000)
+        if not self._is_spot and limit not in (5, 10, 20, 50, 100, 500, 1000):
+            raise ApiError(-4021, f"{limit} is not valid depth limit.")
+        frame = self._feed.books.get(symbol)
+        data = frame.data if frame else self._source.book(symbol, self._feed.served_ns)
+        book = msgspec.json.decode(data) if data else {}
+        bids = book.get("bids", book.get("b", []))[:limit]
+        asks = book.get("asks", book.get("a", []))[:limit]
+        update_id = book.get("lastUpdateId", book.get("u", 0))
+        reply: dict[str, object] = {"lastUpdateId": update_id}
+        if not self._is_spot:
+            reply |= {"E": book.get("E", 0), "T": book.get("T", 0)}
+        return msgspec.json.encode({**reply, "bids": bids, "asks": asks}).decode()
+
+    async def _ticker_price(self, query: dict[str, str]) -> str:
+        return await self._for_symbols(query, self._price)
+
+    async def _ticker_24hr(self, query: dict[str, str]) -> str:
+        return await self._for_symbols(query, self._day)
+
+    async def _for_symbols(self, query: dict[str, str], one: Callable[[str], str | None]) -> str:
+        if "symbol" in query:
+            found = await asyncio.to_thread(one, self._symbol(query))
+            if found is None:
+                raise ApiError(-1000, "An unknown error occured while processing the request.")
+            return found
+        rows = [await asyncio.to_thread(one, symbol) for symbol in self._source.symbols]
+        return f"[{','.join(row for row in rows if row is not None)}]"
+
+    def _price(self, symbol: str) -> str | None:
+        last = self._source.before(symbol, self._feed.served_ns, 1)
+        if not len(last):
+            return None
+        row = last.rows[0]
+        price = decimal_text(int(row["price"]), int(row["price_decimals"]))
+        at = "" if self._is_spot else f',"time":{int(row["transact_time_ms"])}'
+        return f'{{"symbol":"{symbol}","price":"{price}"{at}}}'
+
+    def _day(self, symbol: str) -> str | None:
+        now_ms = self._clock.now_ms()
+        minutes_ms = 60_000
+        begin_ms = (now_ms - 24 * _HOUR_MS) // minutes_ms * minutes_ms
+        source = self._source
+        minutes = source.minute_rows(symbol, begin_ms, now_ms + minutes_ms, self._feed.served_ns)
+        last = source.before(symbol, self._feed.served_ns, 1)
+        if not len(minutes) or not len(last):
+            return None
+        return day_ticker(symbol, minutes, last.rows[0], source.spec(symbol), now_ms)
+
+    def _symbol(self, query: dict[str, str]) -> str:
+        symbol = query.get("symbol", "")
+        if not symbol:
+            raise ApiError(-1102, _MISSING.format("symbol"))
+        if not symbol.replace("_", "").isascii() or not symbol.replace("_", "").isalnum():
+            raise ApiError(-1100, _ILLEGAL.format("symbol", "^[A-Z0-9-_.]{1,20}$"))
+        if symbol not in self._source.symbols:
+            raise ApiError(-1121, "Invalid symbol.")
+        return symbol
+
+    def _limit(self, query: dict[str, str], *, default: int, highest: int) -> int:
+        limit = _number(query, "limit")
+        if limit is None:
+            return default
+        if limit < 1 or (limit > highest and not self._is_spot):
+            raise ApiError(-1130, "Data sent for parameter 'limit' is not valid.")
+        return min(limit, highest)
+
+
+def _number(query: dict[str, str], name: str) -> int | None:
+    text = query.get(name)
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 20:
+        raise ApiError(-1100, _ILLEGAL.format(name, "^[0-9]{1,20}$"))
+    return min(int(text), 2**62)
+
+
+def _check_times(start_ms: int | None, end_ms: int | None, longest_ms: int | None) -> None:
+    if start_ms is None or end_ms is None:
+        return
+    if start_ms > end_ms:
+        raise ApiError(-1023, "Start time is greater than end time.")
+    if longest_ms is not None and end_ms - start_ms > longest_ms:
+        raise ApiError(-1127, "More than 1 hours between startTime and endTime.")
+
+
+def _error(status: int, code: int, message: str, headers: dict[str, str]) -> web.Response:
+    body = msgspec.json.encode({"code": code, "msg": message}).decode()
+    return web.Response(status=status, text=body, content_type="application/json", headers=headers)

@@ -1,0 +1,54 @@
+"""Fixtures and profiles shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+RECORDED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+
+settings.register_profile(
+    "ci",
+    deadline=None,
+    derandomize=True,
+    max_examples=50,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("long", settings.get_profile("ci"), derandomize=False, max_examples=500)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def recordings_dir() -> Path:
+    """Recorded market data, beside the repository; the test is skipped where there are none."""
+    if not RECORDED_DATA.is_dir():
+        pytest.skip("no recorded market data beside the repository (see README, Tests)")
+    return RECORDED_DATA
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """An empty data folder of this test's own."""
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No variable of ours is set, and no ``.env`` is in the working directory."""
+    from config import variables
+
+    monkeypatch.chdir(tmp_path)
+    for name in list(os.environ):
+        if name.upper() in variables():
+            monkeypatch.delenv(name)
+    return monkeypatch
