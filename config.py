@@ -27,9 +27,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from data_pipeline.pipeline import PipelineSettings
 from data_validator import ValidatorSettings
 from domain.errors import ConfigError
 from domain.market import Market
+from flow_analyzer import FlowSettings
+from rules_analyst import RulesSettings
 
 DAY_S = 86_400
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -87,57 +90,112 @@ def _check_source(source: str) -> str:
     return source
 
 
-def _as_part[T: msgspec.Struct](part: type[T]) -> Callable[[object], T]:
-    """A part's own settings from ``{field: text or number}``; every number finite and not negative."""
+class _Threshold(msgspec.Struct, frozen=True):
+    """One number of a part's own settings, and the variable that sets it."""
+
+    variable: str
+    path: tuple[str, ...]
+    kind: Any
+    default: object
+    description: str
+
+
+def thresholds(name: str, part: type[msgspec.Struct]) -> list[_Threshold]:
+    """Every number in ``part`` and in the structs inside it, except what other settings decide."""
+    found: list[_Threshold] = []
+    described = dict(
+        re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", part.__doc__ or "", re.MULTILINE)
+    )
+    for field in msgspec.structs.fields(part):
+        variable = f"{name}_{field.name}".upper()
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found += [
+                msgspec.structs.replace(inner, path=(field.name, *inner.path))
+                for inner in thresholds(variable, field.type)
+            ]
+        elif field.type in _READ_AS and variable not in _DECIDED_ELSEWHERE:
+            text = described.get(field.name, field.name.replace("_", " "))
+            description = " ".join(text.split()).rstrip(".")
+            found.append(
+                _Threshold(variable, (field.name,), field.type, field.default, description)
+            )
+    return found
+
+
+def _as_numbers(text: str | tuple[object, ...]) -> tuple[Decimal, ...]:
+    parts = text.split(",") if isinstance(text, str) else text
+    return tuple(Decimal(str(part).strip()) for part in parts)
+
+
+_READ_AS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    Decimal: (Decimal, "a number"),
+    tuple[Decimal, ...]: (_as_numbers, "numbers, comma between two, each"),
+}
+_DECIDED_ELSEWHERE = {"FLOW_WHALE_NOTIONAL", "PIPELINE_WINDOW_MS"}
+
+
+def _part[T: msgspec.Struct](name: str, part: type[T]) -> PlainValidator:
+    """Builds a part's settings from ``{variable: text or number}``; all finite and not negative."""
 
     def build(value: object) -> T:
         if isinstance(value, part):
             return value
         if not isinstance(value, dict):
-            raise ValueError("is set field by field")  # noqa: TRY004 - pydantic reports ValueErrors
-        for field in msgspec.structs.fields(part):
-            if field.name in value:
-                number = _as_number(value[field.name], field.type)
-                if number is None:
-                    raise ValueError(f"{field.name.upper()}: must be {_WORDS[field.type]} ≥ 0")
-                value = {**value, field.name: number}
-        return msgspec.convert(value, part)
+            raise ValueError("is set by one variable per number")  # noqa: TRY004 - for pydantic
+        nested: dict[str, Any] = {}
+        for threshold in thresholds(name, part):
+            if threshold.variable in value:
+                inner = nested
+                for step in threshold.path[:-1]:
+                    inner = inner.setdefault(step, {})
+                inner[threshold.path[-1]] = _read(threshold, value[threshold.variable])
+        return msgspec.convert(nested, part)
 
-    return build
-
-
-_WORDS: Mapping[object, str] = {int: "a whole number", float: "a number", Decimal: "a number"}
+    return PlainValidator(build)
 
 
-def _as_number(value: object, kind: Any) -> int | float | Decimal | None:
+def _read(threshold: _Threshold, value: object) -> object:
+    read, words = _READ_AS[threshold.kind]
     try:
-        number: int | float | Decimal = kind(value)
+        number = read(value)
+        sound = all(
+            math.isfinite(one) and one >= 0
+            for one in (number if isinstance(number, tuple) else (number,))
+        )
     except (ValueError, TypeError, ArithmeticError):
-        return None
-    return number if math.isfinite(number) and number >= 0 else None
+        sound = False
+    if not sound:
+        raise ValueError(f"{threshold.variable}: must be {words} ≥ 0")
+    return number
 
 
 class _PartVariables(PydanticBaseSettingsSource):
-    """Variables of the parts' own settings: ``VALIDATOR_JUMP_Z`` → ``validator.jump_z``."""
+    """The variables of the parts' own settings, in one environment or file."""
 
     def __init__(self, settings: type[BaseSettings], texts: Mapping[str, str | None]) -> None:
         super().__init__(settings)
-        self._texts = {name.lower(): text for name, text in texts.items() if text}
+        self._texts = {name.upper(): text for name, text in texts.items() if text}
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """What the variables say about one part, if anything."""
-        part = PARTS.get(field_name)
-        names = () if part is None else part.__struct_fields__
-        given = {name: self._texts.get(f"{field_name}_{name}") for name in names}
-        return {name: text for name, text in given.items() if text} or None, field_name, False
+        """What is set of one part, if anything."""
+        names = {t.variable for t in thresholds(field_name, PARTS[field_name])}
+        given = {name: text for name, text in self._texts.items() if name in names}
+        return given or None, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         found = {part: self.get_field_value(None, part)[0] for part in PARTS}
         return {part: values for part, values in found.items() if values}
 
 
-PARTS: Mapping[str, type[msgspec.Struct]] = {"validator": ValidatorSettings}
-"""Parts whose own settings are set as ``<PART>_<FIELD>`` variables; their docstrings describe them."""
+PARTS: Mapping[str, type[msgspec.Struct]] = {
+    "validator": ValidatorSettings,
+    "flow": FlowSettings,
+    "pipeline": PipelineSettings,
+    "rules": RulesSettings,
+}
+"""Parts whose own numbers are variables: ``<PART>_<FIELD>``, ``<PART>_<STRUCT>_<FIELD>``."""
 
 WebSocketHost = Annotated[str, _host_of("wss", "ws")]
 HttpHost = Annotated[str, _host_of("https", "http")]
@@ -247,8 +305,17 @@ class Settings(BaseSettings):
     )
 
     # --- thresholds of the parts, as <PART>_<FIELD> variables ---
-    validator: Annotated[ValidatorSettings, PlainValidator(_as_part(ValidatorSettings))] = Field(
+    validator: Annotated[ValidatorSettings, _part("validator", ValidatorSettings)] = Field(
         default_factory=ValidatorSettings, description="what the validator flags"
+    )
+    flow: Annotated[FlowSettings, _part("flow", FlowSettings)] = Field(
+        default_factory=FlowSettings, description="look-backs of the flow metrics"
+    )
+    pipeline: Annotated[PipelineSettings, _part("pipeline", PipelineSettings)] = Field(
+        default_factory=PipelineSettings, description="look-backs and limits of the features"
+    )
+    rules: Annotated[RulesSettings, _part("rules", RulesSettings)] = Field(
+        default_factory=RulesSettings, description="how the rules analyst decides"
     )
 
     @classmethod
@@ -321,25 +388,17 @@ def variables() -> dict[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for name, field in Settings.model_fields.items():
         if name in PARTS:
-            found |= _part_variables(name, PARTS[name])
+            for threshold in thresholds(name, PARTS[name]):
+                found[threshold.variable] = (_shown(threshold.default), threshold.description)
         else:
-            default = field.default
-            text = ",".join(default) if isinstance(default, tuple) else str(default)
-            found[name.upper()] = ("" if default is None else text, field.description or "")
+            found[name.upper()] = (_shown(field.default), field.description or "")
     return found
 
 
-def _part_variables(prefix: str, part: type[msgspec.Struct]) -> dict[str, tuple[str, str]]:
-    described = dict(
-        re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", part.__doc__ or "", re.MULTILINE)
-    )
-    return {
-        f"{prefix}_{field.name}".upper(): (
-            str(field.default),
-            " ".join(described.get(field.name, "").split()),
-        )
-        for field in msgspec.structs.fields(part)
-    }
+def _shown(default: object) -> str:
+    if default is None:
+        return ""
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _one_line(error: ValidationError) -> str:
@@ -349,7 +408,7 @@ def _one_line(error: ValidationError) -> str:
         name = str(item["loc"][0]) if item["loc"] else "settings"
         message = item["msg"].removeprefix("Value error, ")
         if name in PARTS:
-            found.append(f"{name.upper()}_{message}")
+            found.append(message if ": must be " in message else f"{name.upper()}_*: {message}")
         else:
             found.append(f"{name.upper()} (--{name.replace('_', '-')}): {message}")
     return "; ".join(found)

@@ -165,6 +165,10 @@ class FeatureStore:
         """``read`` as rows, highest revisions."""
         return self._buffered.read_rows(symbol, start_ms, end_ms)
 
+    def pending(self, symbol: str) -> list[FeatureRow]:
+        """Rows of a symbol that no flush has written yet, oldest first; never touches the disk."""
+        return [row for row in self._buffered.pending() if row.symbol == symbol]
+
     def scan_recent(self, symbol: str | Iterable[str], since_ms: int) -> list[FeatureRow]:
         """Rows of windows that start at or after ``since_ms``, highest revisions, in order."""
         return self.read_rows(symbol, since_ms)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from domain.errors import ConfigError, OrderFlowError
 
@@ -99,12 +99,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OrderFlowError as error:
         return _report(error)
     except BaseExceptionGroup as group:
-        errors = [e for e in _leaves(group) if isinstance(e, OrderFlowError | OSError)]
-        if not errors:
-            raise
-        return _report(errors[0])
+        leaves = _leaves(group)
+        unexpected = [e for e in leaves if not isinstance(e, OrderFlowError | OSError)]
+        if unexpected:
+            _log_crash(group)
+            return 1
+        ours = [e for e in leaves if isinstance(e, OrderFlowError)]
+        return _report(ours[0] if ours else cast("OSError", leaves[0]))
     except OSError as error:
         return _report(error)
+    except Exception as error:  # noqa: BLE001 - a defect: all of it to the log, one line to the user
+        _log_crash(error)
+        return 1
     except KeyboardInterrupt:  # while still starting: nothing to stop
         return 0
 
@@ -330,6 +336,14 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
+def _log_crash(error: BaseException) -> None:
+    import structlog
+
+    structlog.get_logger().critical("program.crashed", exc_info=error)
+    text = " ".join(str(error).split())
+    print(f"error: unexpected {type(error).__name__}: {text} (see the log)", file=sys.stderr)
+
+
 def _report(error: OrderFlowError | OSError) -> int:
     text = " ".join(str(error).split())
     print(f"error: {text}", file=sys.stderr)
@@ -338,4 +352,7 @@ def _report(error: OrderFlowError | OSError) -> int:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
-    sys.exit(main())
+    exit_code = main()
+    if any(thread.name in {"log-writer", "view"} for thread in threading.enumerate()):
+        os._exit(exit_code)  # their terminal takes nothing: the interpreter's own exit would hang
+    sys.exit(exit_code)

@@ -19,7 +19,7 @@ from microstructure.book import (
     Wall,
     depth_profile,
     nearest_wall,
-    parse_book,
+    two_sides,
     queue_imbalance,
     spread_bps,
     wall_threshold,
@@ -123,8 +123,8 @@ def realized_vol(second_closes: tuple[float | None, ...]) -> float | None:
 
 
 def book_shape(snapshot: DepthSnapshot, settings: EnrichSettings) -> BookShape | None:
-    """Measure one snapshot; ``None`` if it is one-sided, crossed or malformed."""
-    sides = parse_book(snapshot)
+    """Measure one snapshot; ``None`` if it is one-sided, crossed or not finite."""
+    sides = two_sides(snapshot)
     if sides is None:
         return None
     bid_prices, bid_sizes = sides.bid_prices, sides.bid_sizes

@@ -253,7 +253,10 @@ def _row(
 
 def _not_finite(row: FeatureRow) -> list[str]:
     values = msgspec.structs.astuple(row)
-    if not any([value.__class__ is float and value - value != 0.0 for value in values]):  # noqa: PLR0124
+    for value in values:
+        if value.__class__ is float and value - value != 0.0:
+            break
+    else:
         return []
     names = FeatureRow.__struct_fields__
     return [

@@ -113,8 +113,8 @@ class VolumeProfile:
 
     def merge(self, other: VolumeProfile) -> None:
         """Add another profile's volume, at the centres of its bins."""
-        for index, volume in other._volumes.items():  # noqa: SLF001 - same class
-            self.add(exp((index + 0.5) * other._width), volume)  # noqa: SLF001
+        for index, volume in other._volumes.items():
+            self.add(exp((index + 0.5) * other._width), volume)
 
     def levels(self) -> tuple[float, float, float] | None:
         """Prices of the point of control, the value area's high and its low, at bin centres."""

@@ -83,7 +83,6 @@ class DataPipeline:
         self._context = LayerCounts()
         self._features = LayerCounts()
         self._corrected = 0
-        self._not_finite = 0
 
     def process(
         self, metrics: FlowMetrics, book: BookWindow | None, revision: int = 0
@@ -147,7 +146,7 @@ class DataPipeline:
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts in, out and rejected per layer.
 
-        ``enrich_rejected`` counts books (one-sided, crossed or malformed), ``context_rejected``
+        ``enrich_rejected`` counts books (one-sided or crossed), ``context_rejected``
         windows out of sequence, ``features_rejected`` rows that lost a value that was not finite;
         their rows go on without them.
         """

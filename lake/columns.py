@@ -172,8 +172,8 @@ def numpy_of(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> np.ndarray:
     count, offset = len(column), column.offset
     validity, data = column.buffers()
     if pa.types.is_boolean(column.type):
-        values = _bits(data, offset, count)
-        return values if validity is None else values & _bits(validity, offset, count)
+        bits = _bits(data, offset, count)
+        return bits if validity is None else bits & _bits(validity, offset, count)
     values: np.ndarray = np.frombuffer(memoryview(data or b""), dtype=_NUMPY_TYPES[column.type])
     values = values[offset : offset + count]
     if validity is not None and pa.types.is_floating(column.type):
@@ -200,6 +200,11 @@ def _joined(parts: list[np.ndarray], kind: pa.DataType) -> np.ndarray:
 def _bits(buffer: pa.Buffer | None, offset: int, count: int) -> np.ndarray:
     bits = np.unpackbits(np.frombuffer(memoryview(buffer or b""), np.uint8), bitorder="little")
     return bits[offset : offset + count].astype(np.bool_)
+
+
+def strings_of(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> list[str]:
+    """A string column without nulls as a list."""
+    return [str(value) for value in column.to_pylist()]
 
 
 def rows_of[R: msgspec.Struct](table: pa.Table, row_type: type[R]) -> tuple[list[R], int]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lake.atomic import Step, StepHook, atomic_file, remove_leftovers
+from lake.columns import numpy_of, strings_of
 from lake.part_files import (
     DATE_PREFIX,
     MERGED_PREFIX,
@@ -88,8 +89,8 @@ def _symbol_groups(
     for path in files:
         table = read_file(path, schema, RowRange(time_column=time_column))
         found = table.column("symbol").value_counts()
-        symbols = found.field("values").to_pylist()
-        counts.update(dict(zip(symbols, found.field("counts").to_pylist(), strict=True)))
+        symbols = strings_of(found.field("values"))
+        counts.update(dict(zip(symbols, numpy_of(found.field("counts")).tolist(), strict=True)))
     group: list[str] = []
     held = 0
     for symbol in sorted(counts):

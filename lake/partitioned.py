@@ -19,7 +19,7 @@ import structlog
 
 from domain.errors import StorageError
 from lake.atomic import StepHook, no_hook, write_atomic
-from lake.columns import mask_array, rows_of, table_of
+from lake.columns import mask_array, numpy_of, rows_of, strings_of, table_of
 from lake.compaction import (
     TableLayout,
     finish_merges,
@@ -407,7 +407,6 @@ def _last_of_each(table: pa.Table) -> dict[str, tuple[int, int | None]]:
         return {}
     is_last = is_last_of_key(table, ["symbol"])
     last = table.filter(mask_array(is_last))
-    symbols = last.column(0).to_pylist()
-    times = last.column(1).to_pylist()
+    symbols, times = strings_of(last.column(0)), numpy_of(last.column(1)).tolist()
     values = last.column(2).to_pylist() if last.num_columns == 3 else [None] * len(symbols)
     return dict(zip(symbols, zip(times, values, strict=True), strict=True))

@@ -21,6 +21,7 @@ from domain.features import FeatureRow
 from domain.flow import FlowMetrics, Origin, WindowBatch
 from domain.market import Market
 from flow_analyzer import FlowSettings, TradeFlowAnalyzer
+from market_orchestrator.revisions import CvdState
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
 from microstructure.book_window import BookAccumulator
 
@@ -44,6 +45,21 @@ class ClosedWindow(msgspec.Struct, frozen=True):
     metrics: FlowMetrics
     row: FeatureRow
     context: MarketContext
+
+
+class WindowAnalysis:
+    """Analysis of one symbol's windows beside the live one: rebuilt windows, recovered spans."""
+
+    def __init__(self, symbol: str, settings: MarketFlowSettings) -> None:
+        self.analyzer = TradeFlowAnalyzer([symbol], settings.flow)
+        self.pipeline = DataPipeline(settings.pipeline)
+
+    def analyse(self, batch: WindowBatch) -> Iterator[ClosedWindow]:
+        """Metrics and rows of windows in time order; ``batch`` holds this symbol alone."""
+        for metrics in self.analyzer.analyze(batch):
+            result = self.pipeline.process(metrics, None)
+            if result.row is not None:
+                yield ClosedWindow(metrics, result.row, result.context)
 
 
 class MarketFlow:
@@ -119,6 +135,25 @@ class MarketFlow:
             if result.row is not None:
                 yield ClosedWindow(metrics, result.row, result.context)
 
+    def rows_of(self, batch: WindowBatch) -> list[FeatureRow]:
+        """Rows of rebuilt windows, from their own trades alone: no history, no book, no CVD."""
+        rows = []
+        for position in range(len(batch.symbol_index)):
+            rebuilder = WindowAnalysis(self.symbols[batch.symbol_index[position]], self.settings)
+            rows += [closed.row for closed in rebuilder.analyse(_only(batch, position))]
+        return rows
+
+    def restore_cvd(self, symbol: str, state: CvdState | None) -> None:
+        """Let live analysis continue from this state."""
+        if state is not None:
+            self.analyzer.restore_cvd(
+                symbol,
+                cvd=state.cvd,
+                anchor_ms=state.anchor_ms,
+                complete=state.complete,
+                last_window_start_ms=state.window_start_ms,
+            )
+
     def take_rejections(self) -> list[Rejection]:
         """Rejected input since the last call, for the quarantine."""
         taken, self._rejections = self._rejections, []
@@ -168,3 +203,18 @@ class MarketFlow:
             )
             for row in rows
         ]
+
+
+def _only(batch: WindowBatch, position: int) -> WindowBatch:
+    """One symbol's window out of a batch, as that of symbol 0."""
+    first, stop = int(batch.offsets[position]), int(batch.offsets[position + 1])
+    rows = batch.rows[first:stop].copy()
+    rows["symbol_index"] = 0
+    return msgspec.structs.replace(
+        batch,
+        symbol_index=[0],
+        offsets=np.array([0, stop - first], dtype=np.int64),
+        rows=rows,
+        complete=[batch.complete[position]],
+        missing_trades=[batch.missing_trades[position]],
+    )

@@ -19,7 +19,7 @@ BPS = 10_000.0
 
 
 class BookSides(msgspec.Struct, frozen=True, gc=False):
-    """A two-sided, uncrossed snapshot as floats, best level first; every number finite, > 0."""
+    """A two-sided, uncrossed snapshot in columns, best level first; all numbers finite, > 0."""
 
     bid_prices: list[float]
     bid_sizes: list[float]
@@ -54,29 +54,22 @@ class Wall(msgspec.Struct, frozen=True, gc=False):
     distance_bps: float
 
 
-def parse_book(snapshot: DepthSnapshot) -> BookSides | None:
-    """Turn a snapshot's strings into floats.
+def two_sides(snapshot: DepthSnapshot) -> BookSides | None:
+    """Split a snapshot's levels into columns.
 
     Returns:
         ``None`` where no two-sided measure is defined: a side is missing, the book is crossed, or
-        a number is malformed, not finite or not positive.
+        a number is not finite or not positive.
     """
-    bids, asks = snapshot.bids, snapshot.asks
-    if not bids or not asks:
+    if not snapshot.bids or not snapshot.asks:
         return None
-    try:
-        sides = BookSides(
-            [float(price) for price, _ in bids],
-            [float(size) for _, size in bids],
-            [float(price) for price, _ in asks],
-            [float(size) for _, size in asks],
-        )
-    except ValueError:
+    bid_prices, bid_sizes = map(list, zip(*snapshot.bids, strict=True))
+    ask_prices, ask_sizes = map(list, zip(*snapshot.asks, strict=True))
+    smallest = min(*bid_prices, *bid_sizes, *ask_prices, *ask_sizes)
+    total = sum(bid_prices) + sum(bid_sizes) + sum(ask_prices) + sum(ask_sizes)
+    if not smallest > 0.0 or not isfinite(total) or ask_prices[0] < bid_prices[0]:
         return None
-    numbers = (sides.bid_prices, sides.bid_sizes, sides.ask_prices, sides.ask_sizes)
-    if not all(min(values) > 0.0 and isfinite(sum(values)) for values in numbers):
-        return None
-    return sides if sides.ask_prices[0] >= sides.bid_prices[0] else None
+    return BookSides(bid_prices, bid_sizes, ask_prices, ask_sizes)
 
 
 def spread_bps(bid_price: float, ask_price: float) -> float:

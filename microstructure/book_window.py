@@ -2,8 +2,8 @@
 
 ``DepthSnapshot`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order
 flow is counted between consecutive frames of an unbroken chain and credited to the later frame's
-window; nothing is counted across a break. Only the best level is parsed per frame, and only the
-last frame of an open window is kept, so memory is bounded by symbols × pending windows.
+window; nothing is counted across a break. Only the best level is read per frame, and only the last
+frame of an open window is kept, so memory is bounded by symbols × pending windows.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class BookAccumulator:
         bids, asks = snapshot.bids, snapshot.asks
         if bids and asks:
             bid, ask = bids[0], asks[0]
-            quote = (float(bid[0]), float(bid[1]), float(ask[0]), float(ask[1]))
+            quote = (bid[0], bid[1], ask[0], ask[1])
             if isfinite(quote[0] + quote[1] + quote[2] + quote[3]):
                 return quote
         self._one_sided_frames += 1  # no event here, none from here: the next frame restarts

@@ -56,4 +56,5 @@ def ofi_events(quotes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     bid, bid_size, ask, ask_size = quotes.T
     bids = (bid[1:] >= bid[:-1]) * bid_size[1:] - (bid[1:] <= bid[:-1]) * bid_size[:-1]
     asks = (ask[1:] <= ask[:-1]) * ask_size[1:] - (ask[1:] >= ask[:-1]) * ask_size[:-1]
-    return bids - asks
+    events: npt.NDArray[np.float64] = bids - asks
+    return events

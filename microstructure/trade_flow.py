@@ -98,6 +98,10 @@ class Seconds(msgspec.Struct, frozen=True):
     delta: Floats  # signed volume, base units
     close: Floats  # last price by id, NaN without a trade
 
+    def rows(self, windows: Ints) -> Seconds:
+        """The seconds of some of the windows."""
+        return Seconds(self.count[windows], self.delta[windows], self.close[windows])
+
 
 class FlowColumns(msgspec.Struct, frozen=True):
     """One batch, measured. "Filled" windows are those with trades, in batch order."""

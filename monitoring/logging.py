@@ -7,6 +7,7 @@ the terminal stalls, lines are dropped and counted instead of stopping the feed.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import logging.handlers
@@ -61,14 +62,19 @@ class LogWriter:
         self._secrets = secrets
         self._lines: queue.Queue[str | None] = queue.Queue(maxsize=queue_lines)
         self._written = self._dropped = 0
+        self._closed = False
         self.recent: deque[str] = deque(maxlen=5)
         self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
         self._thread.start()
 
     def write(self, line: str) -> None:
-        """Queue one line; drops and counts it when the queue is full."""
+        """Queue one line; drops and counts it when the queue is full. Once closed, write it now."""
+        line = redact(line, self._secrets)
+        if self._closed:
+            self._emit(line)
+            return
         try:
-            self._lines.put_nowait(redact(line, self._secrets))
+            self._lines.put_nowait(line)
         except queue.Full:
             self._dropped += 1
 
@@ -93,13 +99,17 @@ class LogWriter:
 
     def close(self) -> None:
         """Write what is queued and end the thread; gives up after ``CLOSE_TIMEOUT_S``."""
-        if not self._thread.is_alive():
+        if self._closed:
             return
-        try:
+        with contextlib.suppress(queue.Full):
             self._lines.put(None, timeout=CLOSE_TIMEOUT_S)
-        except queue.Full:
-            return
-        self._thread.join(CLOSE_TIMEOUT_S)
+            self._thread.join(CLOSE_TIMEOUT_S)
+        self._closed = not self._thread.is_alive()
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether closing gave up on a target that takes no more lines."""
+        return self._thread.is_alive()
 
     def __enter__(self) -> Self:
         return self

@@ -74,6 +74,8 @@ def minute_rows(tape: Tape, spec: SymbolSpec) -> np.ndarray:
     last = np.append(first[1:], len(rows)) - 1
     bought = ~rows["is_buyer_maker"]
     quote = price * quantity
+    if int(price.max()) * int(quantity.max()) >= 2**62:  # eight decimals each, as on spot
+        quote = price.astype(object) * quantity.astype(object)
     out = np.zeros(len(first), MINUTE_DTYPE)
     out["open_time_ms"] = minute[first] * MINUTE_MS
     out["open"], out["close"] = price[first], price[last]

@@ -19,7 +19,7 @@ from simulator.clock import MarketClock
 from simulator.exchange_info import day_ticker, exchange_info
 from simulator.faults import Fault, FaultKind
 from simulator.feed import Feed
-from simulator.frames import MarketSource, Tape, decimal_text
+from simulator.frames import EMPTY_TAPE, MarketSource, Tape, decimal_text
 from simulator.settings import SimulatorSettings
 from simulator.weights import Verdict, WeightMeter
 
@@ -241,19 +241,15 @@ class RestApi:
     ) -> Tape:
         """The page asked for, without what is not due, out of reach or lost."""
         oldest_ms = self._oldest_ms()
+        lost_count = sum(name == symbol for name, _ in self._feed.desk.lost)
         if from_id is not None:
             first_id = max(from_id, self._oldest_id(symbol, oldest_ms))
-            found = self._visible(symbol, self._source.from_id(symbol, first_id, limit), oldest_ms)
-            while not len(found) and (found_all := self._source.from_id(symbol, first_id, limit)):
-                first_id = int(found_all.rows["agg_trade_id"][-1]) + 1
-                if found_all.due_ns[0] > self._feed.served_ns:
-                    break
-                more = self._source.from_id(symbol, first_id, limit)
-                found = self._visible(symbol, more, oldest_ms)
-            return found.part(0, limit)
+            found = self._source.from_id(symbol, first_id, limit + lost_count)
+            return self._visible(symbol, found, oldest_ms).part(0, limit)
         if start_ms is None and end_ms is None:
-            recent = self._source.before(symbol, self._feed.served_ns, limit)
-            return self._visible(symbol, recent, oldest_ms)
+            recent = self._source.before(symbol, self._feed.served_ns, limit + lost_count)
+            found = self._visible(symbol, recent, oldest_ms)
+            return found.part(max(0, len(found) - limit), len(found))
         return self._page(symbol, start_ms, end_ms, limit, oldest_ms)
 
     def _page(
@@ -270,10 +266,10 @@ class RestApi:
             part = self._source.between(symbol, begin_ms, min(begin_ms + step_ms, until_ms))
             found = self._visible(symbol, part, oldest_ms)
             if len(found):
-                last = len(found)
-                return found.part(0, limit) if start_ms is not None else found.part(last - limit, last)
+                first = 0 if start_ms is not None else max(0, len(found) - limit)
+                return found.part(first, first + limit)
             begin_ms += step_ms
-        return self._source.from_id(symbol, 2**62, 1)
+        return EMPTY_TAPE
 
     def _visible(self, symbol: str, tape: Tape, oldest_ms: int) -> Tape:
         if not len(tape):

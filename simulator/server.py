@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
+from typing import Self
 
 import structlog
 from aiohttp import web
@@ -93,7 +94,7 @@ class SimulatedExchange:
         parts = (self._feed, self._hub, self._rest, self.source)
         return {key: value for part in parts for key, value in part.statistics().items()}
 
-    async def __aenter__(self) -> SimulatedExchange:
+    async def __aenter__(self) -> Self:
         settings = self._settings
         self.source = await asyncio.to_thread(open_source, settings)
         self._build(self.source, self._plan(self.source))
@@ -135,7 +136,7 @@ class SimulatedExchange:
         settings = self._settings
         speed = None if settings.is_unpaced else settings.speed
         self._clock = MarketClock(source.start_ns, speed)
-        self._hub = StreamHub(settings, self._clock, lambda: self._feed.start())
+        self._hub = StreamHub(settings, self._clock, self._start)
         self._feed = Feed(source, self._clock, self._hub, plan, settings.market)
         self._hub.is_refused = self._refusal
         limit = 6000 if settings.market is Market.SPOT else 2400
@@ -146,6 +147,9 @@ class SimulatedExchange:
             _wall_ms if settings.weight_clock == "wall" else self._clock.now_ms,
         )
         self._rest = RestApi(settings, source, self._clock, self._feed, meter)
+
+    def _start(self) -> None:
+        self._feed.start()
 
     def _plan(self, source: MarketSource) -> FaultPlan:
         faults = self._settings.faults

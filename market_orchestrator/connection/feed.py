@@ -8,23 +8,23 @@ delivered after it; SUBSCRIBED is reported before the first frame; ``run`` leave
 from __future__ import annotations
 
 import asyncio
-import enum
 import json
 import statistics
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-import msgspec
 import structlog
 
 from binance_api.endpoints import Route, stream_url
 from domain.events import ConnectionState
-from market_orchestrator.connection.clock import Clock, leaves
+from market_orchestrator.connection.clock import Clock
 from market_orchestrator.connection.contract import ConnectionSettings, SocketStatus
+from market_orchestrator.connection.control import CONTROL_MAX_BYTES, ControlKind, control_kind
 from market_orchestrator.connection.frame_buffer import FrameBuffer
 from market_orchestrator.connection.heartbeat import Heartbeat, PauseDetector
 from market_orchestrator.connection.liveness import SocketLiveness
+from market_orchestrator.connection.loss import PLANNED, Loss, LossKind, LostError, first_loss
 from market_orchestrator.connection.probes import ProbeDesk
 from market_orchestrator.connection.transport import (
     NO_CLOSE_FRAME,
@@ -35,37 +35,9 @@ from market_orchestrator.connection.transport import (
 
 log = structlog.get_logger()
 
-CONTROL_MAX_BYTES = 160  # replies and serverShutdown are shorter, data frames (as a rule) longer
 _GAP_MEMORY = 64
 _MIN_SILENCE_LIMIT_S = 0.5
 _UNKNOWN_SILENCE_LIMIT_S = 5.0  # also the most it can be
-
-
-class LossKind(enum.StrEnum):
-    """Why a connection ended; each has its counter."""
-
-    CLOSED_BY_PEER = "closed_by_peer"
-    DROPPED = "dropped"  # no close frame
-    NO_PONG = "no_pong"
-    STALLED = "stalled"
-    SEND_FAILED = "send_failed"
-    RETIRED = "retired"  # replaced by us
-
-
-class Loss(msgspec.Struct, frozen=True):
-    """How a connection ended."""
-
-    kind: LossKind
-    reason: str
-    close_code: int | None = None
-
-
-class LostError(Exception):
-    """Carries a ``Loss`` out of the task group of a feed."""
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__(loss.reason)
-        self.loss = loss
 
 
 class FeedOwner(Protocol):
@@ -176,7 +148,7 @@ class Feed:
 
     async def run(self) -> Loss:
         """Serve the connection until it ends, close it, report it, and say why it ended."""
-        loss = Loss(LossKind.RETIRED, "stopped")
+        loss = Loss(LossKind.STOPPED, "stopped")
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive())
@@ -184,10 +156,10 @@ class Feed:
                 tasks.create_task(self._await_retirement())
                 tasks.create_task(self._supervise(tasks))
         except* LostError as group:
-            loss = _first_loss(group)
+            loss = first_loss(group)
         finally:
             self._end(loss)
-            await self._close(graceful=loss.kind is LossKind.RETIRED)
+            await self._close(graceful=loss.kind in PLANNED)
         return loss
 
     def retire(self, reason: str) -> None:
@@ -349,22 +321,16 @@ class Feed:
         """Take out replies to SUBSCRIBE and the shutdown notice; everything else is data."""
         kept_payloads, kept_times = [], []
         for payload, time_ns in zip(payloads, receive_time_ns, strict=True):
-            if len(payload) <= CONTROL_MAX_BYTES and self._is_control(payload):
-                continue
-            kept_payloads.append(payload)
-            kept_times.append(time_ns)
+            kind = control_kind(payload)
+            if kind is None:
+                kept_payloads.append(payload)
+                kept_times.append(time_ns)
+            elif kind is ControlKind.SHUTDOWN:
+                self.ask_rotation("the exchange announced serverShutdown")
+            elif kind is ControlKind.REFUSED:
+                reply = payload.decode("utf-8", "replace")
+                log.warning("connection.subscribe_refused", reply=reply)
         return kept_payloads, kept_times
-
-    def _is_control(self, payload: bytes) -> bool:
-        if b'"serverShutdown"' in payload:
-            self.ask_rotation("the exchange announced serverShutdown")
-            return True
-        if b'"stream"' in payload or b'"id"' not in payload:
-            return False
-        if b'"error"' in payload or b'"code"' in payload:
-            log.warning("connection.subscribe_refused", reply=payload.decode("utf-8", "replace"))
-            return True
-        return b'"result"' in payload
 
     def on_data(self, streams: Collection[str], now: float) -> None:
         """Real data came (``streams`` empty: not decoded, this feed stands by)."""
@@ -384,7 +350,7 @@ class Feed:
         if self.state in (ConnectionState.CLOSED, ConnectionState.DISCONNECTED):
             return
         self._buffer.close()
-        planned = loss.kind is LossKind.RETIRED
+        planned = loss.kind in PLANNED
         state = ConnectionState.CLOSED if planned else ConnectionState.DISCONNECTED
         self._set_state(state, loss.reason, close_code=loss.close_code)
         self._owner.on_gone(self, loss)
@@ -396,7 +362,7 @@ class Feed:
 
     async def dispose(self) -> None:
         """End and close what ``run`` did not get to end; does nothing twice."""
-        self._end(Loss(LossKind.RETIRED, "stopped"))
+        self._end(Loss(LossKind.STOPPED, "stopped"))
         await self._close(graceful=False)
 
     def _set_state(
@@ -427,9 +393,3 @@ class Feed:
             return _UNKNOWN_SILENCE_LIMIT_S
         scaled = self._settings.liveness.gap_factor * statistics.median(self._gaps)
         return min(max(scaled, _MIN_SILENCE_LIMIT_S), _UNKNOWN_SILENCE_LIMIT_S)
-
-
-def _first_loss(group: BaseExceptionGroup[LostError]) -> Loss:
-    """The most telling loss: how the connection ended rather than what failed because of it."""
-    losses = [leaf.loss for leaf in leaves(group) if isinstance(leaf, LostError)]
-    return min(losses, key=lambda loss: loss.kind is LossKind.SEND_FAILED)

@@ -124,9 +124,8 @@ class RobustConnectionManager:
         loop = asyncio.get_running_loop()
         self._failure = loop.create_future()
         trades_open = loop.create_future()
-        lock = asyncio.Lock()
         self._slots = [
-            self._build_slot(shard, index, replica, trades_open, lock)
+            self._build_slot(shard, index, replica, trades_open)
             for index, (replica, shard) in enumerate(
                 itertools.product(range(self._settings.redundancy), self._shards)
             )
@@ -152,7 +151,6 @@ class RobustConnectionManager:
         index: int,
         replica: int,
         trades_open: asyncio.Future[None],
-        lock: asyncio.Lock,
     ) -> Slot:
         has_trades = any(other.route is Route.TRADES for other in self._shards)
 
@@ -177,7 +175,6 @@ class RobustConnectionManager:
             before_start=before_start,
             on_open=on_open,
             on_failure=lambda: self._check_given_up(shard.route),
-            rotation_lock=lock,
         )
 
     def _make_feed(self, socket_id: int, slot: Slot, predecessor: SocketLiveness | None) -> Feed:
@@ -273,13 +270,13 @@ class RobustConnectionManager:
         attempts = [slot.attempts for slot in self._slots if slot.shard.route is route]
         name = route.value
         return {
-            f"{name}.frames": sum(part.frame_count for part in (*shards, *feeds)),
-            f"{name}.bytes": sum(part.byte_count for part in (*shards, *feeds)),
+            f"{name}.frames": sum(shard.total_frames() for shard in shards),
+            f"{name}.bytes": sum(shard.total_bytes() for shard in shards),
             f"{name}.sockets": len(feeds),
             f"{name}.attempts": max(attempts, default=0),
             f"{name}.data_age_s": None if last is None else self._clock.monotonic() - last,
             f"{name}.state": _states(feeds),
-            **{f"{name}.lost.{kind}": count for kind, count in sorted(losses.items())},
+            **{f"{name}.ended.{kind}": count for kind, count in sorted(losses.items())},
         }
 
 

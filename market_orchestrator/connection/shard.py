@@ -7,6 +7,7 @@ passes before the switch was reported.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection
 
@@ -21,7 +22,8 @@ from market_orchestrator.connection.contract import (
     FrameBatch,
     FrameSink,
 )
-from market_orchestrator.connection.feed import Feed, Loss
+from market_orchestrator.connection.feed import Feed
+from market_orchestrator.connection.loss import Loss, LossKind
 from market_orchestrator.connection.primary import PrimarySelector
 
 log = structlog.get_logger()
@@ -55,10 +57,10 @@ class Shard:
         self.streams = streams
         self.feeds: dict[int, Feed] = {}
         self.losses: Counter[str] = Counter()
-        self.frame_count = 0
-        self.byte_count = 0
         self.withheld_count = 0
         self.last_data: float | None = None
+        self._ended_frames = 0
+        self._ended_bytes = 0
         self._settings = settings
         self._clock = clock
         self._sink = sink
@@ -67,6 +69,7 @@ class Shard:
         self._failed = False
         self._market_moves = market_moves
         self._first_data: dict[int, Callable[[], None]] = {}
+        self.rotation_lock = asyncio.Lock()  # one socket of the shard at a time
         self.selector: PrimarySelector | None = None
         if route is Route.DEPTH:
             self.selector = PrimarySelector(stale_after_s=settings.depth_stale_after_s)
@@ -91,9 +94,9 @@ class Shard:
         self.feeds.pop(feed.socket_id, None)
         self._first_data.pop(feed.socket_id, None)
         self.losses[loss.kind.value] += 1
-        self.frame_count += feed.frame_count
-        self.byte_count += feed.byte_count
-        if self.selector is None:
+        self._ended_frames += feed.frame_count
+        self._ended_bytes += feed.byte_count
+        if self.selector is None or loss.kind is LossKind.STOPPED:
             return
         now = self._clock.monotonic()
         frames = self.selector.remove(feed.socket_id, now)
@@ -116,6 +119,14 @@ class Shard:
     def is_healthy(self) -> bool:
         """Whether data flow on a socket whose frames go to the sink."""
         return any(f.state in _UP for f in self.feeds.values() if not self.is_standby(f))
+
+    def total_frames(self) -> int:
+        """Frames received since the start, by all feeds, forwarded or not."""
+        return self._ended_frames + sum(feed.frame_count for feed in self.feeds.values())
+
+    def total_bytes(self) -> int:
+        """Payload bytes received since the start."""
+        return self._ended_bytes + sum(feed.byte_count for feed in self.feeds.values())
 
     # --- evidence for liveness ---
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import structlog
 
@@ -20,14 +21,13 @@ from market_orchestrator.connection.backoff import (
 )
 from market_orchestrator.connection.clock import Clock, Random, wait_for_first
 from market_orchestrator.connection.contract import ConnectionSettings
-from market_orchestrator.connection.feed import Feed, Loss
+from market_orchestrator.connection.feed import Feed
 from market_orchestrator.connection.liveness import SocketLiveness
+from market_orchestrator.connection.loss import Loss
 from market_orchestrator.connection.shard import Shard
 from market_orchestrator.connection.transport import CONNECT_ERRORS
 
 log = structlog.get_logger()
-
-_POSTPONED_S = 5.0  # until a rotation asks again that met another one
 
 MakeFeed = Callable[[int, "Slot", SocketLiveness | None], Feed]
 
@@ -41,7 +41,6 @@ class Slot:
         make_feed: Builds a feed for (socket id, slot, predecessor's liveness).
         before_start: Awaited once, before the first attempt (trades open before depth).
         on_failure: Told after each failed attempt; may raise ``ConnectionLost``.
-        rotation_lock: One rotation at a time in the whole manager.
     """
 
     def __init__(
@@ -57,7 +56,6 @@ class Slot:
         before_start: Callable[[], Awaitable[None]],
         on_open: Callable[[], None],
         on_failure: Callable[[], None],
-        rotation_lock: asyncio.Lock,
     ) -> None:
         self.shard = shard
         self.index = index
@@ -76,7 +74,6 @@ class Slot:
         self._before_start = before_start
         self._on_open = on_open
         self._on_failure = on_failure
-        self._rotation_lock = rotation_lock
         self._history = LossHistory()
         self._liveness: SocketLiveness | None = None
         self._feeds: set[Feed] = set()
@@ -173,7 +170,7 @@ class Slot:
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(feed.run())
             while True:
-                waiters = {running, feed.rotation}
+                waiters: set[asyncio.Future[Any]] = {running, feed.rotation}
                 await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
                 if running.done():
                     return feed, running.result()
@@ -183,10 +180,11 @@ class Slot:
         self, tasks: asyncio.TaskGroup, old: Feed, old_run: asyncio.Task[Loss]
     ) -> tuple[Feed, asyncio.Task[Loss]]:
         reason = old.rotation.result()
-        if self._rotation_lock.locked():  # never wait here: the old connection may be lost
-            old.keep("another rotation is under way", retry_in_s=_POSTPONED_S)
+        if self.shard.rotation_lock.locked():  # never wait here: the old connection may be lost
+            retry_in_s = self._settings.rotation_overlap_s
+            old.keep("the other socket is rotating", retry_in_s=retry_in_s)
             return old, old_run
-        async with self._rotation_lock:
+        async with self.shard.rotation_lock:
             old.mark_rotating(reason)
             new = self._make_feed(self._new_id(), self, old.liveness)
             try:

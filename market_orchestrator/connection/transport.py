@@ -164,14 +164,13 @@ class AiohttpConnection:
             elif message.type is aiohttp.WSMsgType.PONG:
                 self._handler.on_pong()
             else:
-                return self._closed(message)
+                return self._closed(message.type, message.data, message.extra)
 
-    def _closed(self, message: aiohttp.WSMessage | aiohttp.WSMessageTextBytes) -> Closed:
-        if message.type is aiohttp.WSMsgType.CLOSE:
-            return Closed(message.data or NO_CLOSE_FRAME, message.extra or "")
-        if message.type is aiohttp.WSMsgType.ERROR:
-            code = getattr(message.data, "code", NO_CLOSE_FRAME)
-            return Closed(int(code), str(message.data))
+    def _closed(self, kind: aiohttp.WSMsgType, data: object, extra: str | None) -> Closed:
+        if kind is aiohttp.WSMsgType.CLOSE:
+            return Closed(data if isinstance(data, int) and data else NO_CLOSE_FRAME, extra or "")
+        if kind is aiohttp.WSMsgType.ERROR:
+            return Closed(int(getattr(data, "code", NO_CLOSE_FRAME)), str(data))
         # aiohttp reports a bare end of file as 1000; without a close frame it is 1006
         return Closed(NO_CLOSE_FRAME, str(self._websocket.exception() or "connection dropped"))
 
@@ -295,7 +294,8 @@ class _PicowsListener(picows.WSListener):
             self._on_other(transport, frame)
         if frame.last_in_buffer and self._payloads:
             payloads, self._payloads = self._payloads, []
-            self._handler.on_frames(payloads)
+            if not transport.is_close_frame_sent:  # picows parses on after a message too big
+                self._handler.on_frames(payloads)
 
     def _on_other(self, transport: picows.WSTransport, frame: picows.WSFrame) -> None:
         kind = frame.msg_type

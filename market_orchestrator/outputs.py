@@ -1,0 +1,133 @@
+"""Analysed windows → feature store, rules analyst, signal store and event bus; and their revisions.
+
+Everything here is synchronous and cheap; what touches the disk (``flush``, ``revise``) is called by
+its owner in a worker thread. Only live windows reach the analyst.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from domain.events import FeaturesEvent, Signal, Topic, WindowEvent
+from domain.features import FeatureRow
+from domain.flow import Origin
+from event_bus import EventBus
+from feature_store import FeatureStore
+from lake.buffered import BufferedStore
+from market_orchestrator.market_flow import ClosedWindow
+from market_orchestrator.revisions import CvdState, cascade, state_after
+from rules_analyst import RulesAnalyst
+
+
+class Revision(msgspec.Struct, frozen=True):
+    """What a repair changed: rows to write, and the CVD after the last window they reach."""
+
+    symbol: str
+    rows: list[FeatureRow]
+    state: CvdState | None
+
+
+class Outputs:
+    """The end of the synchronous flow; one per run."""
+
+    def __init__(
+        self,
+        bus: EventBus,
+        features: FeatureStore,
+        signals: BufferedStore[Signal],
+        analyst: RulesAnalyst | None,
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self._bus = bus
+        self.features = features
+        self.signals = signals
+        self._analyst = analyst
+        self._wall_ns = wall_ns
+        self._stored_until: dict[str, int] = {}
+        self._has_complete: set[str] = set()
+        self._lock = threading.Lock()  # revisions of one store, one after the other
+        self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
+
+    def resume_after(self, symbol: str, window_start_ms: int) -> None:
+        """Windows up to this one are stored already: they are not written a second time."""
+        self._stored_until[symbol] = window_start_ms
+
+    def emit(self, closed: ClosedWindow) -> None:
+        """Store and publish one live window, and ask the rules analyst about it."""
+        row = closed.row
+        if row.window_start_ms <= self._stored_until.get(row.symbol, -1):
+            self._counts["skipped_rows"] += 1
+            return
+        self.features.append(row)
+        self._counts["rows"] += 1
+        origin = Origin(row.origin)
+        self._bus.publish(
+            Topic.WINDOW, WindowEvent(closed.metrics, origin, row.revision, self._wall_ns())
+        )
+        self._bus.publish(Topic.FEATURES, FeaturesEvent(row, origin))
+        if self._analyst is None:
+            return
+        if row.complete:
+            self._has_complete.add(row.symbol)
+        if row.symbol in self._has_complete:
+            self._signal(closed)
+
+    def revise(
+        self, symbol: str, rebuilt: Mapping[int, FeatureRow], until_ms: int | None = None
+    ) -> Revision:
+        """Work rebuilt windows into the stored ones; reads, writes nothing. Blocks on the disk.
+
+        Args:
+            symbol: whose windows.
+            rebuilt: window start → row rebuilt from trades.
+            until_ms: carry the CVD on only through windows that start before this.
+        """
+        first_ms = min(rebuilt)
+        before = self.features.as_of(symbol, first_ms)
+        stored = self.features.read_rows(symbol, start_ms=first_ms, end_ms=until_ms)
+        rows, state = cascade(stored, rebuilt, state_after(before) if before else None)
+        return Revision(symbol, rows, state)
+
+    def carry_on(self, revision: Revision) -> Revision:
+        """Add the windows that were emitted while ``revise`` was reading; call on the loop's thread."""
+        if revision.state is None:
+            return revision
+        since_ms = revision.state.window_start_ms
+        later = [
+            row
+            for row in self.features.pending(revision.symbol)
+            if row.window_start_ms > since_ms
+        ]
+        rows, state = cascade(later, {}, revision.state)
+        return Revision(revision.symbol, revision.rows + rows, state)
+
+    def write(self, revisions: Sequence[Revision]) -> None:
+        """Write revisions: one part file per date and one rename. Blocks."""
+        rows = [row for revision in revisions for row in revision.rows]
+        with self._lock:
+            self.features.flush()
+            self.features.write_batch(rows)
+
+    def announce(self, revisions: Sequence[Revision]) -> None:
+        """Publish revised and recovered windows."""
+        for revision in revisions:
+            self._counts["revised_rows"] += len(revision.rows)
+            for row in revision.rows:
+                self._bus.publish(Topic.FEATURES, FeaturesEvent(row, Origin(row.origin)))
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Rows and signals since the start."""
+        return dict(self._counts)
+
+    def _signal(self, closed: ClosedWindow) -> None:
+        assert self._analyst is not None  # noqa: S101 - checked by the caller
+        signal = self._analyst.analyze(
+            closed.row, closed.context, self._wall_ns() // 1_000_000
+        )
+        self.signals.append(signal)
+        self._bus.publish(Topic.SIGNAL, signal)
+        self._counts["signals"] += 1
+

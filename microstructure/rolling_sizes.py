@@ -1,0 +1,202 @@
+"""Rolling sizes of sweeps and trades: a quantile threshold, and a distribution. Pure.
+
+Consumes notionals of each symbol in order → produces thresholds and quantiles, None while warming
+up. Look-backs are counted in events, so they survive a hole in time. Floats, exact order statistics.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import math
+
+import msgspec
+import numpy as np
+
+from microstructure.scaled_trades import Floats, Ints
+
+type Distribution = tuple[float | None, float | None, float | None, float | None]
+"""Median, 90 % and 99 % quantile, Hill's tail exponent."""
+
+_UNKNOWN: Distribution = (None, None, None, None)
+
+
+class Threshold(msgspec.Struct, frozen=True):
+    """A rolling-quantile threshold, and whether it separates large values from usual ones."""
+
+    value: float
+    is_above_median: bool
+
+
+class RecentValues:
+    """The last ``size`` values of each symbol in one array; a batch is appended in one pass."""
+
+    def __init__(self, symbols: int, size: int) -> None:
+        self.size = size
+        self.seen = np.zeros(symbols, dtype=np.int64)  # values ever appended
+        self.values = np.full((symbols, size), np.inf)
+
+    def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
+        """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
+        begins = np.cumsum(counts) - counts
+        rank = np.arange(values.size) + np.repeat(self.seen[owners] - begins, counts)
+        slots = rank % self.size
+        slots += np.repeat(owners * self.size, counts)
+        self.seen[owners] += counts
+        if counts.max(initial=0) > self.size:  # only the newest of each symbol have a place
+            kept = rank >= np.repeat(self.seen[owners] - self.size, counts)
+            slots, values = slots[kept], values[kept]
+        self.values.reshape(-1)[slots] = values
+
+    def held(self, symbol: int) -> int:
+        """How many values the symbol has in reach."""
+        return min(int(self.seen[symbol]), self.size)
+
+
+class RollingThreshold:
+    """Type-7 quantile of each symbol's last ``size`` values, exact, cheap between appends.
+
+    Only the values above a guard, somewhat below the quantile, are kept sorted; the guard is set
+    anew from all values when too few or too many of them are left.
+    """
+
+    def __init__(
+        self, symbols: int, *, quantile: float, size: int, minimum: int, floor: float = 0.0
+    ) -> None:
+        self._quantile = quantile
+        self._minimum = minimum
+        self._floor = floor
+        self._recent = RecentValues(symbols, size)
+        self._guard = np.full(symbols, np.inf)
+        self._tail: list[list[float]] = [[] for _ in range(symbols)]
+        self._arrivals: list[collections.deque[tuple[int, float]]] = [
+            collections.deque() for _ in range(symbols)
+        ]
+
+    def of(self, symbol: int) -> Threshold | None:
+        """The threshold from the values appended so far; None below the minimum count."""
+        held = self._recent.held(symbol)
+        if held < self._minimum:
+            return None
+        rank = self._quantile * (held - 1)
+        low = math.floor(rank)
+        below, above = self._around(symbol, held, low)
+        value = max(below + (above - below) * (rank - low), self._floor)
+        return Threshold(value, self._is_above_median(symbol, held, value))
+
+    def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
+        """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
+        before = self._recent.seen[owners] - (np.cumsum(counts) - counts)
+        self._recent.append(owners, counts, values)
+        rows = np.flatnonzero(values >= np.repeat(self._guard[owners], counts))
+        group = np.searchsorted(np.cumsum(counts), rows, side="right")
+        for owner, number, value in zip(
+            owners[group].tolist(),
+            (before[group] + rows).tolist(),
+            values[rows].tolist(),
+            strict=True,
+        ):
+            bisect.insort(self._tail[owner], value)
+            self._arrivals[owner].append((number, value))
+        for owner, seen in zip(owners.tolist(), self._recent.seen[owners].tolist(), strict=True):
+            self._expire(owner, seen - self._recent.size)
+
+    def _expire(self, symbol: int, first_held: int) -> None:
+        arrivals, tail = self._arrivals[symbol], self._tail[symbol]
+        while arrivals and arrivals[0][0] < first_held:
+            _, value = arrivals.popleft()
+            del tail[bisect.bisect_left(tail, value)]
+
+    def _around(self, symbol: int, held: int, low: int) -> tuple[float, float]:
+        """The order statistics ``low`` and ``low + 1`` (from 0, ascending) of the values held."""
+        needed = held - low
+        most = 8 * needed + 64
+        if not needed <= len(self._tail[symbol]) <= most:
+            self._rebuild(symbol, held, 3 * needed + 16, most)
+        tail = self._tail[symbol]
+        if needed <= len(tail):
+            return tail[-needed], tail[-max(needed - 1, 1)]
+        high = min(low + 1, held - 1)
+        values = np.partition(self._recent.values[symbol, :held], (low, high))
+        return float(values[low]), float(values[high])
+
+    def _rebuild(self, symbol: int, held: int, count: int, most: int) -> None:
+        """Keeps about ``count`` largest values from now on; none where ties make it over ``most``."""
+        values = self._recent.values[symbol, :held]
+        place = max(held - count, 0)
+        guard = np.partition(values, place)[place]
+        slots = np.flatnonzero(values >= guard)
+        if slots.size > most:
+            guard, slots = np.inf, slots[:0]
+        newest = int(self._recent.seen[symbol]) - 1
+        numbers = newest - (newest - slots) % self._recent.size
+        order = np.argsort(numbers)
+        kept = values[slots[order]].tolist()
+        self._guard[symbol] = guard
+        self._arrivals[symbol] = collections.deque(zip(numbers[order].tolist(), kept, strict=True))
+        self._tail[symbol] = sorted(kept)
+
+    def _is_above_median(self, symbol: int, held: int, value: float) -> bool:
+        below_guard = held - len(self._tail[symbol])
+        if value >= self._guard[symbol] and below_guard > held // 2:
+            return True  # the median is one of the values below the guard
+        return value > float(np.median(self._recent.values[symbol, :held]))
+
+
+class SizeDistribution:
+    """Quantiles and Hill exponent of trade notionals: a window's own, or the last ``size`` if fewer.
+
+    Hill (1975): k / Σ ln(x_i / x_(k+1)) over the k = ⌊√n⌋ largest; None below ``minimum`` trades.
+    """
+
+    def __init__(self, symbols: int, *, size: int, minimum: int) -> None:
+        self._minimum = minimum
+        self._recent = RecentValues(symbols, size)
+        self._latest: list[Distribution] = [_UNKNOWN] * symbols
+
+    def update(self, owners: Ints, counts: Ints, notional: Floats) -> None:
+        """Takes the windows' trades in; ``owners`` are distinct."""
+        self._recent.append(owners, counts, notional)
+        size, seen = self._recent.size, self._recent.seen[owners]
+        usual = owners[(counts <= size) & (seen >= size)]
+        if usual.size:
+            ordered = np.sort(self._recent.values[usual], axis=1)
+            self._note(usual, ordered)
+        begins = np.cumsum(counts) - counts
+        for k in np.flatnonzero((counts > size) | ((seen >= self._minimum) & (seen < size))):
+            owner = owners[k : k + 1]
+            if counts[k] > size:
+                sample = notional[begins[k] : begins[k] + counts[k]]
+            else:
+                sample = self._recent.values[owner[0], : seen[k]]
+            self._note(owner, np.sort(sample)[np.newaxis, :])
+
+    def of(self, symbol: int) -> Distribution:
+        """The distribution after the last update."""
+        return self._latest[symbol]
+
+    def _note(self, owners: Ints, ordered: Floats) -> None:
+        for owner, found in zip(owners.tolist(), size_distributions(ordered), strict=True):
+            self._latest[owner] = found
+
+
+def size_distributions(ordered: Floats) -> list[Distribution]:
+    """Median, q90, q99 (type 7) and Hill exponent of each row of ascending positive values.
+
+    Args:
+        ordered: Shape (samples, n), each row sorted.
+
+    Returns:
+        One tuple per row; the exponent is None where the k + 1 largest values are equal.
+    """
+    n = ordered.shape[1]
+    columns: list[list[float]] = []
+    for quantile in (0.5, 0.9, 0.99):
+        rank = quantile * (n - 1)
+        low = math.floor(rank)
+        below, above = ordered[:, low], ordered[:, min(low + 1, n - 1)]
+        columns.append((below + (above - below) * (rank - low)).tolist())
+    k = math.isqrt(n)
+    excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1).tolist()
+    hill = [k / total if total > 0 else None for total in excess]
+    return list(zip(*columns, hill, strict=True))

@@ -1,0 +1,146 @@
+"""Imports follow the flow of the data, each library has one home, and nothing else leaks in."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Component → the components it may import. The longest matching prefix of a module's name decides.
+MAY_IMPORT: dict[str, set[str]] = {
+    "domain": set(),
+    "binance_api": {"domain"},
+    "lake": {"domain"},
+    "microstructure": {"domain"},
+    "event_bus": {"domain"},
+    "simulator": {"domain", "binance_api"},
+    "market_orchestrator.connection": {"domain", "binance_api"},
+    "data_validator": {"domain", "binance_api"},
+    "flow_analyzer": {"domain", "microstructure"},
+    "data_pipeline": {"domain", "microstructure"},
+    "rules_analyst": {"domain"},
+    "feature_store": {"domain", "lake"},
+    "market_orchestrator": {
+        *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
+        *("microstructure", "feature_store", "event_bus", "rules_analyst"),
+        "market_orchestrator.connection",
+    },
+    "market_orchestrator.market_orchestrator": {
+        *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
+        *("microstructure", "feature_store", "event_bus", "rules_analyst"),
+        *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
+    },
+    "dashboard": {"domain", "event_bus"},
+    "monitoring": {"domain", "binance_api", "market_orchestrator.connection"},
+    "config": {"domain", "data_validator", "flow_analyzer", "data_pipeline"},
+    "main": {
+        *("domain", "config", "dashboard", "monitoring", "simulator"),
+        "market_orchestrator.market_orchestrator",
+    },
+}
+# Library → where it may be imported; "type" marks imports that only the type checker sees.
+HOMES: dict[str, tuple[str, ...]] = {
+    "aiohttp": ("binance_api.rest", "market_orchestrator.connection.transport", "simulator"),
+    "picows": ("market_orchestrator.connection.transport", "simulator"),
+    "pyarrow": ("lake", "feature_store"),
+    "rich": ("dashboard",),
+    "pydantic": ("config",),
+    "pydantic_settings": ("config",),
+}
+LAZY_ONLY = {"pandas", "polars", "duckdb", "torch"}
+SKIPPED = {"tests", "benchmarks", "docs"}
+
+
+def module_files(repository: Path) -> Iterator[tuple[str, Path]]:
+    for path in sorted(repository.rglob("*.py")):
+        parts = path.relative_to(repository).with_suffix("").parts
+        if parts[0] not in SKIPPED and not parts[0].startswith("."):
+            yield ".".join(parts).removesuffix(".__init__"), path
+
+
+def imports_of(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+
+
+def component_of(module: str) -> str | None:
+    matching = [name for name in MAY_IMPORT if f"{module}.".startswith(f"{name}.")]
+    return max(matching, key=len, default=None)
+
+
+def test_imports_follow_the_flow(repository: Path) -> None:
+    for module, path in module_files(repository):
+        own = component_of(module)
+        assert own is not None, f"{module} belongs to no component of this test"
+        for imported in imports_of(path):
+            other = component_of(imported)
+            allowed = other in {None, own} or other in MAY_IMPORT[own]
+            assert allowed, f"{module} ({own}) imports {imported} ({other})"
+
+
+def test_every_library_has_one_home(repository: Path) -> None:
+    for module, path in module_files(repository):
+        for imported in imports_of(path):
+            homes = HOMES.get(imported.split(".")[0])
+            at_home = homes is None or any(f"{module}.".startswith(f"{h}.") for h in homes)
+            assert at_home, f"{module} imports {imported}, which belongs into {homes}"
+        top = {name.split(".")[0] for name in imports_of(path, top_level_only=True)}
+        assert not top & LAZY_ONLY, f"{module} imports {top & LAZY_ONLY} at its top"
+
+
+def test_package_files_are_empty(repository: Path) -> None:
+    for module, path in module_files(repository):
+        if path.name == "__init__.py" and module not in {"lake", "ingestion", "binance_api"}:
+            assert not ast.parse(path.read_text(encoding="utf-8")).body, module
+
+
+def test_running_the_bot_loads_neither_polars_nor_pandas(repository: Path) -> None:
+    code = (
+        "import sys, main, config, dashboard.plain, monitoring.logging, simulator.cli;"
+        "import market_orchestrator.market_orchestrator;"
+        "print(sorted({'pandas', 'polars', 'duckdb', 'torch'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+FORBIDDEN = {
+    "a package registry": re.compile(r"\b(?:test\.)?pypi\.(?:org|io)|pythonhosted|simple/?$", re.M),
+    "this machine": re.compile(r"(?<![\w.])/(?:work|root|home|tmp|opt)/\w"),
+}
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_names(what: str, repository: Path) -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=repository,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    for name in listed.stdout.splitlines():
+        path = repository / name
+        if path.is_file() and path != Path(__file__).resolve():
+            found = FORBIDDEN[what].search(path.read_text(encoding="utf-8", errors="replace"))
+            assert found is None, f"{name} names {what}: {found and found.group()}"

@@ -1,0 +1,316 @@
+"""The view: a pure state, a pure picture, and a terminal that can stall without anyone noticing."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+
+from dashboard.plain import (
+    QUEUE_EVENTS,
+    WINDOWS_KEPT,
+    Screen,
+    ViewState,
+    reduce,
+    render,
+    summary,
+    supports_view,
+    to_text,
+    watch,
+)
+from domain.events import (
+    Action,
+    Alert,
+    AnalysisUnavailable,
+    ConnectionEvent,
+    ConnectionState,
+    GapEvent,
+    GapState,
+    HealthEvent,
+    Signal,
+    Topic,
+    WindowEvent,
+)
+from domain.flow import FlowMetrics, Origin
+from event_bus import Envelope, EventBus
+
+T0 = 1_721_347_200_000
+
+
+def window(
+    end_ms: int = T0,
+    symbol: str = "BTCUSDT",
+    *,
+    complete: bool = True,
+    missing: int | None = 0,
+    origin: Origin = Origin.LIVE,
+    trades: int = 10,
+    quote_volume: str = "100",
+) -> WindowEvent:
+    values: dict[str, Any] = dict.fromkeys(FlowMetrics.__struct_fields__)
+    zeros = ("volume", "buy_volume", "sell_volume", "net_flow_quote", "flow_imbalance")
+    values |= dict.fromkeys(zeros, Decimal(0))
+    values |= {
+        "symbol": symbol,
+        "window_start_ms": end_ms - 5_000,
+        "window_end_ms": end_ms,
+        "origin": origin,
+        "complete": complete,
+        "missing_trades": missing,
+        "trade_count": trades,
+        "close": Decimal("64123.40"),
+        "quote_volume": Decimal(quote_volume),
+        "delta": Decimal("-1.250"),
+        "cvd": Decimal("17.5"),
+        "cvd_complete": True,
+        "whale_delta": Decimal(3),
+        "whale_count": 2,
+        "schema_version": 1,
+    }
+    return WindowEvent(FlowMetrics(**values), origin, 0, (end_ms + 260) * 1_000_000)
+
+
+def socket(state: ConnectionState, socket_id: int = 0, route: str = "trades") -> ConnectionEvent:
+    return ConnectionEvent(
+        route=route, socket_id=socket_id, state=state, reason="because", at_ns=T0 * 1_000_000
+    )
+
+
+def gap(state: GapState, first_id: int | None = 5, kind: str = "trades") -> GapEvent:
+    return GapEvent(
+        kind=kind,
+        symbol="BTCUSDT",
+        first_id=first_id,
+        last_id=first_id,
+        state=state,
+        cause="test",
+        from_ms=None,
+        until_ms=None,
+        repairable_until_ms=None,
+        at_ns=0,
+    )
+
+
+def signal(action: Action = Action.BUY) -> Signal:
+    return Signal(
+        signal_id="s",
+        symbol="ETHUSDT",
+        window_end_ms=T0,
+        decided_at_ms=T0,
+        price=1.0,
+        action=action,
+        confidence=0.75,
+        horizon_s=60,
+        rationale="whales bought",
+        evidence={},
+        invalidation=None,
+        source="rules",
+    )
+
+
+def after(*payloads: msgspec.Struct, state: ViewState | None = None) -> ViewState:
+    batch = [Envelope(Topic.WINDOW, n, payload) for n, payload in enumerate(payloads, 1)]
+    return reduce(state or ViewState(), batch)
+
+
+def drawn(state: ViewState, problems: Sequence[str] = (), rows: int = 40) -> str:
+    picture = render(state, now_ms=T0 + 9_000, rows=rows, problems=problems)
+    return to_text(picture, width=120, colour=False)
+
+
+def test_reducing_does_not_change_the_old_state() -> None:
+    old = after(socket(ConnectionState.CONNECTING), gap(GapState.OPEN))
+    before = msgspec.json.encode([str(old.sockets), str(old.open_gaps), str(old.gap_counts)])
+    after(socket(ConnectionState.HEALTHY), gap(GapState.REPAIRED), window(), state=old)
+    assert before == msgspec.json.encode(
+        [str(old.sockets), str(old.open_gaps), str(old.gap_counts)]
+    )
+
+
+def test_live_recovered_and_revised_windows_are_counted_apart() -> None:
+    state = after(
+        window(),
+        window(complete=False),
+        window(origin=Origin.RECOVERED),
+        window(origin=Origin.REVISED),
+    )
+    assert (state.window_count, state.incomplete_count) == (2, 1)
+    assert (state.recovered_count, state.revised_count) == (1, 1)
+    assert state.trade_count == 20
+
+
+def test_a_gap_is_open_until_it_is_repaired_or_lost() -> None:
+    state = after(gap(GapState.OPEN, 5), gap(GapState.OPEN, 9), gap(GapState.REPAIRED, 5))
+    assert [event.first_id for event in state.open_gaps.values()] == [9]
+    state = after(gap(GapState.LOST, 9), state=state)
+    assert not state.open_gaps
+    assert "0 open, 1 repaired, 1 lost" in drawn(state)
+
+
+def test_a_depth_break_is_counted_but_never_waited_for() -> None:
+    assert not after(gap(GapState.OPEN, None, "depth")).open_gaps
+
+
+def test_the_state_stays_bounded() -> None:
+    state = ViewState()
+    for first_id in range(1_200):
+        state = after(window(), signal(), gap(GapState.OPEN, first_id), state=state)
+    assert len(state.windows) == WINDOWS_KEPT
+    assert len(state.open_gaps) == 1_000
+    assert len(state.signals) < 100
+    assert state.window_count == 1_200
+
+
+def test_the_picture_shows_connections_windows_signals_and_problems() -> None:
+    state = after(
+        socket(ConnectionState.HEALTHY),
+        socket(ConnectionState.DISCONNECTED, 1, "depth"),
+        window(),
+        window(T0 + 5_000, "ETHUSDT", complete=False, missing=None),
+        signal(),
+        Alert(name="a", severity="error", symbol=None, message="disk is slow", at_ns=0),
+        AnalysisUnavailable(
+            symbol="BTCUSDT", window_end_ms=T0, reason="all providers failed", attempts=()
+        ),
+        HealthEvent(at_ns=0, values={"recovery.eta_s": 42, "recovery.failed": 0, "bus.x": 1}),
+    )
+    text = drawn(state, problems=["00:00:00 warning stream.gap symbol=BTCUSDT"])
+    for expected in (
+        "trades #0  healthy",
+        "depth #1",
+        "disconnected",
+        "64,123.40",
+        "-1.250",
+        "+17.5",
+        "+3 (2)",
+        "no, ? missing",
+        "BUY 75%",
+        "whales bought",
+        "disk is slow",
+        "all providers failed",
+        "recovery: eta s 42",
+        "stream.gap",
+        "2 trades/s",
+        "closed 260 ms after its end",
+    ):
+        assert expected in text
+
+
+def test_an_empty_state_can_be_drawn() -> None:
+    assert "connecting" in drawn(ViewState())
+    assert summary(ViewState())["windows"] == 0
+
+
+def test_of_windows_that_end_together_the_busiest_come_first() -> None:
+    events = [window(T0, f"S{n}USDT", quote_volume=str(n)) for n in range(100)]
+    text = drawn(after(*events), rows=24)
+    assert text.index("S99USDT") < text.index("S98USDT")
+    assert "S1USDT" not in text
+    assert len(text.splitlines()) <= 24
+
+
+def test_the_summary_names_every_socket() -> None:
+    state = after(socket(ConnectionState.HEALTHY), socket(ConnectionState.SUSPECT, 1, "depth"))
+    assert summary(state)["connections"] == "depth#1 suspect, trades#0 healthy"
+
+
+def test_a_terminal_that_takes_nothing_does_not_hold_up_the_caller() -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo terminals")
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w", closefd=False) as stream:
+            screen = Screen(stream, tuple)
+            with screen:
+                states = [after(*[window(T0 + k) for k in range(200)]) for _ in range(30)]
+                for _ in range(400):  # nobody reads: the terminal's buffer fills up
+                    for state in states:
+                        screen.show(state)
+                assert supports_view(stream) or os.environ.get("TERM") == "dumb"
+    finally:
+        os.set_blocking(ours, False)
+        for thread in threading.enumerate():
+            while thread.name == "view" and thread.is_alive():
+                _drain(ours)
+                thread.join(0.01)
+        os.close(ours)
+        os.close(theirs)
+
+
+def _drain(descriptor: int) -> bytes:
+    try:
+        return os.read(descriptor, 65_536)
+    except BlockingIOError:
+        return b""
+
+
+def test_the_view_draws_what_the_bus_says_and_gives_the_terminal_back() -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo terminals")
+    ours, theirs = pty.openpty()
+    read = bytearray()
+
+    def reader() -> None:
+        while b"\x1b[?1049l" not in read:
+            read.extend(os.read(ours, 65_536))
+
+    async def work(stream: Any) -> None:
+        bus = EventBus()
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(bus, with_view=True, stream=stream))
+            await asyncio.sleep(0)
+            bus.publish(Topic.WINDOW, window())
+            while b"64,123.40" not in read:
+                await asyncio.sleep(0.01)
+            bus.close()
+
+    thread = threading.Thread(target=reader, daemon=True)
+    thread.start()
+    try:
+        with os.fdopen(theirs, "w", closefd=False) as stream:
+            asyncio.run(work(stream))
+        thread.join(10)
+        assert not thread.is_alive()
+        assert read.startswith(b"\x1b[?1049h")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_without_a_terminal_a_summary_is_logged_at_the_end() -> None:
+    async def work() -> None:
+        bus = EventBus()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(bus, with_view=False, stream=sys.stdout))
+            await asyncio.sleep(0)
+            bus.publish(Topic.WINDOW, window())
+            bus.close()
+
+    with structlog.testing.capture_logs() as entries:
+        asyncio.run(work())
+    (entry,) = entries
+    assert entry["event"] == "run.summary"
+    assert entry["windows"] == 1
+    assert entry["trades"] == 10
+
+
+def test_a_view_that_fails_is_logged_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        bus = EventBus()
+        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+            tasks.create_task(watch(bus, with_view=False, stream=sys.stdout))
+            await asyncio.sleep(0)
+            for _ in range(QUEUE_EVENTS * 2):
+                bus.publish(Topic.ALERT, signal())
+
+    monkeypatch.setattr("dashboard.plain.reduce", failing)
+    with structlog.testing.capture_logs() as entries:
+        asyncio.run(work())
+    assert "view.failed" in [entry["event"] for entry in entries]
