@@ -333,6 +333,10 @@ class DataValidator:
             )
         return Accepted(snapshot, chain_broken=broken)
 
+    def book_update_id(self, symbol: str) -> int | None:
+        """Final update id of a symbol's latest accepted snapshot."""
+        return self._final_update_id.get(self.index[symbol])
+
     def reset_depth(self) -> None:
         """The depth socket changed: chains restart (a break is reported by the next snapshot)."""
         for index in self._final_update_id:

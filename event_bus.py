@@ -65,6 +65,24 @@ class Subscription:
     Iteration ends after ``close`` (its own or the bus's) once the queue is drained.
     """
 
+    __slots__ = (
+        "_broken",
+        "_capacity",
+        "_closed",
+        "_delivered_count",
+        "_detach",
+        "_fails",
+        "_key",
+        "_latest",
+        "_queue",
+        "_room",
+        "_undelivered_count",
+        "_waiter",
+        "conflated_count",
+        "dropped_count",
+        "name",
+    )
+
     def __init__(self, name: str, policy: Policy, detach: Callable[[Subscription], None]) -> None:
         if policy.capacity < 1:
             raise ValueError(f"capacity must be at least 1, got {policy.capacity}")
@@ -72,6 +90,7 @@ class Subscription:
         self._capacity = policy.capacity
         self._key = policy.key if isinstance(policy, Conflate) else None
         self._fails = isinstance(policy, Fail)
+        self._room = 0 if self._key else policy.capacity  # of the queue; conflating has none
         self._queue: deque[Envelope] = deque()
         self._latest: dict[Hashable, Envelope] = {}  # in place of the queue when conflating
         self._detach = detach
@@ -83,10 +102,10 @@ class Subscription:
 
     def offer_nowait(self, envelope: Envelope) -> None:
         """Take one event in, whatever the reader does; called by the bus."""
-        if self._key is not None:
-            self._offer_conflated(envelope, self._key)
-        elif len(self._queue) < self._capacity:
+        if len(self._queue) < self._room:
             self._queue.append(envelope)
+        elif self._key is not None:
+            self._offer_conflated(envelope, self._key)
         elif self._fails:
             self._undelivered_count += 1
             self._break(f"more than {self._capacity} events waiting")
@@ -94,8 +113,12 @@ class Subscription:
             self._queue.popleft()
             self._queue.append(envelope)
             self.dropped_count += 1
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if self._waiter is not None:
+            self._wake(self._waiter)
+
+    def _wake(self, waiter: asyncio.Future[None]) -> None:
+        self._waiter = None
+        if not waiter.done():
             waiter.set_result(None)
 
     def _offer_conflated(
@@ -126,8 +149,8 @@ class Subscription:
             return
         self._closed = True
         self._detach(self)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if self._waiter is not None:
+            self._wake(self._waiter)
 
     def __enter__(self) -> Self:
         return self
@@ -179,11 +202,12 @@ class Subscription:
                 return False
             if self._waiter is not None:
                 raise RuntimeError(f"subscriber {self.name} already has a reader")
-            self._waiter = asyncio.get_running_loop().create_future()
+            waiter = self._waiter = asyncio.get_running_loop().create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                if self._waiter is waiter:
+                    self._waiter = None
         return True
 
     @property

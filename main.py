@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import functools
 import os
 import signal
 import sys
@@ -18,6 +20,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+if sys.version_info < (3, 12):  # noqa: UP036 - before anything that only parses there
+    print(
+        f"error: Python 3.12 or later is needed, this is {sys.version.split()[0]}", file=sys.stderr
+    )
+    sys.exit(2)
 
 from domain.errors import ConfigError, OrderFlowError
 
@@ -201,20 +209,30 @@ def _doctor(arguments: list[str]) -> int:
     _add_settings(parser, first=RUN_OPTIONS, without=("duration", "headless"))
     settings = _settings(parser.parse_args(arguments))
     with _logging(settings, to_file=False):
-        from monitoring.doctor import Examined, examine
+        return _run_loop(_examine(settings))
 
-        return _run_loop(
-            examine(
-                Examined(
-                    market=settings.market,
-                    symbols=settings.symbols,
-                    data_root=settings.data_root,
-                    ws_url=settings.ws_url,
-                    rest_url=settings.rest_url,
-                    uses_exchange=settings.source == "binance",
-                )
-            )
+
+async def _examine(settings: Settings) -> int:
+    from monitoring.doctor import Examined, examine
+
+    ws_url, rest_url = settings.ws_url, settings.rest_url
+    async with contextlib.AsyncExitStack() as stack:
+        if settings.source == "demo":
+            from simulator.server import SimulatedExchange
+            from simulator.settings import SimulatorSettings
+
+            demo = SimulatorSettings(market=settings.market, symbols=settings.symbols)
+            exchange = await stack.enter_async_context(SimulatedExchange(demo))
+            ws_url, rest_url = exchange.ws_url, exchange.rest_url
+        examined = Examined(
+            market=settings.market,
+            symbols=settings.symbols,
+            data_root=settings.data_root,
+            ws_url=ws_url,
+            rest_url=rest_url,
+            uses_exchange=settings.replay_path is None,
         )
+        return await examine(examined, functools.partial(print, flush=True))
 
 
 def _add_settings(

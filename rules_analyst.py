@@ -175,6 +175,7 @@ def _absorbed(absorption: float, delta: float) -> float:
 
 
 def _evidence(row: FeatureRow, context: MarketContext) -> dict[str, float | None]:
+    divergence = context.cvd_divergence
     return {
         "price": context.price,
         "trend_score": context.trend_score,
@@ -183,7 +184,7 @@ def _evidence(row: FeatureRow, context: MarketContext) -> dict[str, float | None
         "ofi_z": row.ofi_z,
         "whale_delta": row.whale_delta,
         "volume": row.volume,
-        "cvd_divergence": context.cvd_divergence,
+        "cvd_divergence": None if divergence is None else float(divergence),
         "absorption": row.absorption,
         "delta": row.delta,
         "volatility_1m": context.volatility_1m,

@@ -66,6 +66,7 @@ class _State(msgspec.Struct):
     used: int = 0
     blocked_until_ms: int = 0
     is_banned: bool = False
+    clock_offset_ms: int = 0  # the exchange's clock minus ours
 
 
 _decoder: Final = msgspec.json.Decoder(_State)
@@ -94,8 +95,8 @@ class WeightBudget:
         self._settings = settings or WeightBudgetSettings()
         self._limit = limit
         self._wall_ms = wall_ms
-        self._clock_offset_ms = 0
         self._state = _State()  # the newest we have seen; all there is when the file is unusable
+        self._unwritten_used = 0  # weight of this minute that the file does not know
         self._locked_out_since: float | None = None
         self._is_shared = True
         self._counts = dict.fromkeys(
@@ -137,6 +138,7 @@ class WeightBudget:
             wait_s = self._wait_s(now_ms, weight, cap)
             if wait_s == 0.0:
                 self._state.used += weight
+                self._unwritten_used += weight
                 self._counts["reserved_weight"] += weight
                 self._counts["unshared_reservations"] += descriptor is None
                 self._store(descriptor)
@@ -144,14 +146,20 @@ class WeightBudget:
                 self._counts["waits"] += 1
         return wait_s
 
-    def correct(self, used_weight: int) -> None:
+    def correct(self, used_weight: int, sent_ms: int) -> None:
         """Raise this minute's count to what the exchange says it is; never lowers it.
 
-        The count of a reply that may belong to the minute before is left out.
+        A count that may belong to the minute before is left out.
+
+        Args:
+            used_weight: The exchange's count, from the header of a reply.
+            sent_ms: Local time the request was sent, ms.
         """
-        if used_weight <= self._state.used and self._minute_ms()[0] == self._state.minute:
+        minute, _ = self._minute_ms(self._wall_ms())
+        sent_minute, into_minute_ms = self._minute_ms(sent_ms)
+        if sent_minute != minute or into_minute_ms < _AMBIGUOUS_MS:
             return
-        if self._minute_ms()[1] < _AMBIGUOUS_MS:
+        if minute == self._state.minute and used_weight <= self._state.used:
             return
         with self._exclusive() as descriptor:
             self._load(descriptor)
@@ -184,7 +192,13 @@ class WeightBudget:
             received_ms: Local time the reply arrived, ms.
         """
         lowest, highest = date_ms - received_ms, date_ms + 999 - sent_ms
-        self._clock_offset_ms = min(max(self._clock_offset_ms, lowest), highest)
+        if lowest <= self._state.clock_offset_ms <= highest:
+            return
+        with self._exclusive() as descriptor:
+            self._load(descriptor)
+            offset_ms = min(max(self._state.clock_offset_ms, lowest), highest)
+            self._state.clock_offset_ms = offset_ms
+            self._store(descriptor)
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Weight taken by this process, waits, and the state last seen."""
@@ -192,15 +206,15 @@ class WeightBudget:
             **self._counts,
             "used_weight": self._state.used,
             "limit": self._limit,
-            "clock_offset_ms": self._clock_offset_ms,
+            "clock_offset_ms": self._state.clock_offset_ms,
             "shared": int(self._is_shared),
         }
 
     # --- the minute ---------------------------------------------------------------------------
 
-    def _minute_ms(self) -> tuple[int, int]:
-        """The exchange's minute and how many ms of it have passed."""
-        return divmod(self._wall_ms() + self._clock_offset_ms, _MINUTE_MS)
+    def _minute_ms(self, local_ms: int) -> tuple[int, int]:
+        """The exchange's minute at a local time, and how many ms of it have passed."""
+        return divmod(local_ms + self._state.clock_offset_ms, _MINUTE_MS)
 
     def _wait_s(self, now_ms: int, weight: int, cap: int) -> float:
         blocked_ms = self._state.blocked_until_ms - now_ms
@@ -209,15 +223,16 @@ class WeightBudget:
         if self._state.used == 0 or self._state.used + weight <= cap:
             return 0.0
         next_minute_ms = (self._state.minute + 1) * _MINUTE_MS + _SETTLE_MS
-        return (next_minute_ms - self._clock_offset_ms - now_ms) / 1_000
+        return (next_minute_ms - self._state.clock_offset_ms - now_ms) / 1_000
 
     def _renew(self, now_ms: int) -> None:
         """Begin a new minute if it is time, and drop what cannot be: a clock was turned back."""
         state = self._state
-        minute, _ = self._minute_ms()
+        minute, _ = self._minute_ms(now_ms)
         # One minute ahead: a process whose clock is a little before ours, which we follow.
         if minute > state.minute or state.minute > minute + 1:
             state.minute, state.used = minute, 0
+            self._unwritten_used = 0
         if state.blocked_until_ms > now_ms + (LONGEST_BAN_S + 60) * 1_000:
             state.blocked_until_ms = 0
         if state.blocked_until_ms <= now_ms:
@@ -227,17 +242,29 @@ class WeightBudget:
 
     def _load(self, descriptor: int | None) -> int:
         """Bring ``_state`` up to date; returns the local time, ms."""
-        if descriptor is not None:
-            found = self._read(descriptor)
-            if found is not None:
-                self._state = found
+        found = self._read(descriptor) if descriptor is not None else None
+        if found is not None:
+            self._adopt(found)
         now_ms = self._wall_ms()
         self._renew(now_ms)
         return now_ms
 
+    def _adopt(self, found: _State) -> None:
+        """Take the file's state, and what we could not write into it."""
+        known = self._state
+        if found.minute == known.minute:
+            found.used += self._unwritten_used
+        if known.blocked_until_ms > found.blocked_until_ms:
+            found.blocked_until_ms, found.is_banned = known.blocked_until_ms, known.is_banned
+        self._state = found
+
     def _read(self, descriptor: int) -> _State | None:
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        raw = os.read(descriptor, _RECORD_BYTES)
+        try:
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            raw = os.read(descriptor, _RECORD_BYTES)
+        except OSError as error:
+            self._unshared(error)
+            return None
         if not raw:
             return None
         try:
@@ -246,7 +273,8 @@ class WeightBudget:
             state = None
         if state is None or not 0 <= state.used <= _MAX_USED:
             self._counts["files_replaced"] += 1
-            os.ftruncate(descriptor, 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
             return None
         return state
 
@@ -258,6 +286,9 @@ class WeightBudget:
             os.write(descriptor, msgspec.json.encode(self._state).ljust(_RECORD_BYTES))
         except OSError as error:
             self._unshared(error)
+            return
+        self._unwritten_used = 0
+        self._is_shared = True
 
     @contextlib.contextmanager
     def _exclusive(self) -> Iterator[int | None]:
@@ -269,9 +300,15 @@ class WeightBudget:
             yield None
             return
         try:
-            yield descriptor if self._lock(descriptor) else None
+            if self._lock(descriptor):
+                try:
+                    yield descriptor
+                finally:
+                    _unlock(descriptor)
+            else:
+                yield None
         finally:
-            os.close(descriptor)  # frees the lock
+            os.close(descriptor)
 
     def _open(self) -> int:
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -283,13 +320,16 @@ class WeightBudget:
 
     def _lock(self, descriptor: int) -> bool:
         started = time.monotonic()
-        while not _try_lock(descriptor):
-            if time.monotonic() - started > _SPIN_S:
-                self._locked_out_since = self._locked_out_since or started
-                return False
-            time.sleep(0.000_1)
+        try:
+            while not _try_lock(descriptor):
+                if time.monotonic() - started > _SPIN_S:
+                    self._locked_out_since = self._locked_out_since or started
+                    return False
+                time.sleep(0.000_1)
+        except OSError as error:  # a file system without locks
+            self._unshared(error)
+            return False
         self._locked_out_since = None
-        self._is_shared = True
         return True
 
     def _is_lock_awaited(self) -> bool:
@@ -309,9 +349,11 @@ class WeightBudget:
 
 
 def user_folder() -> Path:
-    """This user's folder for the budgets of all hosts."""
-    owner = "" if sys.platform == "win32" else f"-{os.getuid()}"  # Windows: already the user's own
-    return Path(tempfile.gettempdir()) / f"orderflow{owner}"
+    """The folder of all budgets of the user who runs this process."""
+    name = "orderflow"  # Windows: the temporary folder is already the user's own
+    if sys.platform != "win32":
+        name = f"orderflow-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / name
 
 
 def host_key(base_url: str) -> str:
@@ -336,9 +378,13 @@ if sys.platform == "win32":
         os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
         try:
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-        except OSError:
+        except PermissionError:
             return False
         return True
+
+    def _unlock(descriptor: int) -> None:
+        os.lseek(descriptor, _LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_UNLCK, 1)
 
 else:
 
@@ -348,3 +394,6 @@ else:
         except BlockingIOError:
             return False
         return True
+
+    def _unlock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)

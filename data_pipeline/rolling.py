@@ -15,6 +15,7 @@ import numpy.typing as npt
 MISSING = float("nan")
 _FEW = 8  # up to here single pushes are cheaper than rebuilding
 _REBASE_RATIO = 1e8  # a leaving square this much larger than what stays ruins the running sums
+_CANCELLED_RATIO = 1e-7  # a variance this far below the squared offset has lost its digits
 _RELATIVE_FLOOR = 1e-9  # a spread below this share of the mean is rounding, not variation
 
 
@@ -22,7 +23,7 @@ class RollingMoments:
     """Mean and standard deviation of the last ``size`` entries, in O(1) per entry.
 
     Running sums around a shift near the mean; they are recomputed from the entries every ``size``
-    pushes and whenever an outlier leaves, so rounding errors do not stay.
+    pushes and whenever an outlier or a stale shift has cost digits, so rounding errors do not stay.
     """
 
     __slots__ = ("_count", "_entries", "_next", "_shift", "_square_sum", "_sum", "size")
@@ -89,9 +90,11 @@ class RollingMoments:
         count = self._count
         if value is None or count < minimum or count < 2:
             return None
-        mean = self._sum / count
-        variance = (self._square_sum - self._sum * mean) / (count - 1)
-        mean += self._shift
+        offset, variance = self._moments()
+        if variance < _CANCELLED_RATIO * offset * offset:
+            self._rebase()
+            offset, variance = self._moments()
+        mean = self._shift + offset
         if variance <= 0.0:
             return None
         deviation = sqrt(variance)
@@ -102,6 +105,10 @@ class RollingMoments:
     def values(self) -> list[float]:
         """The entries, oldest first, missing ones as NaN."""
         return [*self._entries[self._next :], *self._entries[: self._next]]
+
+    def _moments(self) -> tuple[float, float]:
+        offset = self._sum / self._count
+        return offset, (self._square_sum - self._sum * offset) / (self._count - 1)
 
     def _rebase(self) -> None:
         entries = np.frombuffer(self._entries)

@@ -2,7 +2,7 @@
 
 Consumes a target path and its bytes, produces a whole file or none: a reader never sees part of
 one, whenever the process dies. An existing file is never replaced unless asked. Temporaries are
-named ``.<name>.<pid>.<run token>.tmp`` so that those of dead writers can be told and removed.
+named ``.<name>.<pid>.<run>-<number>.tmp`` so that those of dead writers can be told and removed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import errno
+import itertools
 import os
 import secrets
 import time
@@ -24,6 +25,7 @@ LEFTOVER_AGE_S: Final = 3600.0
 """A temporary whose pid is alive but that nobody wrote to for so long belongs to a reused pid."""
 
 _RUN_TOKEN: Final = secrets.token_hex(4)
+_COUNTER: Final = itertools.count()
 _NO_HARD_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 
 
@@ -66,8 +68,8 @@ def ensure_folder(folder: Path) -> None:
     Raises:
         StorageError: It cannot be created.
     """
-    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
             sync_folder(path.parent)
@@ -117,10 +119,11 @@ def atomic_file(
     path: Path, *, overwrite: bool = False, hook: StepHook = no_hook
 ) -> Iterator[BinaryIO]:
     """Like ``write_atomic`` with the handle in a ``with`` block; an exception in it leaves no file."""
+    ensure_folder(path.parent)
     if not overwrite and path.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
-    ensure_folder(path.parent)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{_RUN_TOKEN}{TEMPORARY_SUFFIX}")
+    token = f"{_RUN_TOKEN}-{next(_COUNTER)}"
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token}{TEMPORARY_SUFFIX}")
     try:
         with temporary.open("wb") as handle:
             hook(Step.CREATED, path)
@@ -196,7 +199,7 @@ def _is_leftover(path: Path) -> bool:
     if not pid.isdecimal():
         return False
     if int(pid) == os.getpid():
-        return token != _RUN_TOKEN
+        return token.partition("-")[0] != _RUN_TOKEN
     return not _is_alive(int(pid)) or _age_s(path) > LEFTOVER_AGE_S
 
 

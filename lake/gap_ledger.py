@@ -117,7 +117,8 @@ class GapLedger:
     ) -> list[Gap]:
         """Record that a range is missing; what is known to be missing already is not added again.
 
-        A range found with its end known closes one whose end was unknown.
+        A range found with its end known gives it to an open one whose end was unknown; do that
+        before finding later ranges.
 
         Args:
             kind: "trades" or "depth".

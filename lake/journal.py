@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from lake.atomic import (
     StepHook,
@@ -18,6 +19,8 @@ from lake.atomic import (
     storage_error,
     write_atomic,
 )
+
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 
 class Journal:
@@ -92,7 +95,7 @@ def append_durably(path: Path, content: bytes) -> None:
     Raises:
         OSError: The disk refused.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    descriptor = os.open(path, _APPEND, 0o644)
     try:
         length = os.fstat(descriptor).st_size
         try:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -56,6 +56,32 @@ class RowRange(msgspec.Struct, frozen=True, kw_only=True):
     symbols: frozenset[str] | None = None
     start_ms: int | None = None
     end_ms: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        time_column: str,
+        symbols: str | Iterable[str] | None,
+        start_ms: int | None,
+        end_ms: int | None,
+    ) -> Self:
+        """One symbol, several or all; times in UTC milliseconds."""
+        if isinstance(symbols, str):
+            symbols = (symbols,)
+        return cls(
+            time_column=time_column,
+            symbols=None if symbols is None else frozenset(symbols),
+            start_ms=start_ms,
+            end_ms=end_ms,
+        )
+
+    def holds(self, symbol: str, time_ms: int) -> bool:
+        """Whether a row is one of them."""
+        return (
+            (self.symbols is None or symbol in self.symbols)
+            and (self.start_ms is None or time_ms >= self.start_ms)
+            and (self.end_ms is None or time_ms < self.end_ms)
+        )
 
     def may_be_in(self, bounds: dict[str, tuple[Any, Any]]) -> bool:
         """Whether a row group with these column minima and maxima can hold such rows."""
@@ -164,7 +190,7 @@ def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
                 raise DamagedFile(path, f"lacks {', '.join(sorted(missing))}")
             wanted = [name for name in (*schema.names, "symbol", rows.time_column) if name in names]
             found = file.read_row_groups(groups, columns=list(dict.fromkeys(wanted)))
-            return _conform(_filtered(found, rows), schema)
+            return conform(_filtered(found, rows), schema)
     except FileNotFoundError:
         raise
     except pa.ArrowMemoryError:
@@ -211,7 +237,8 @@ def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
     return table if keep.all() else table.filter(mask_array(keep))
 
 
-def _conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of ``schema``, null where the table lacks them."""
     columns = []
     for field in schema:
         if field.name not in table.column_names:

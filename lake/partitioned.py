@@ -32,6 +32,7 @@ from lake.part_files import (
     PART_PREFIX,
     DamagedFile,
     RowRange,
+    conform,
     date_of,
     date_start_ms,
     dates_in,
@@ -187,14 +188,13 @@ class PartitionedStore[R: msgspec.Struct]:
             ValueError: A column that neither the row type nor any file has.
             StorageError: The system refused to read a file.
         """
-        wanted = _range(self._layout.time_column, symbols, start_ms, end_ms)
+        wanted = RowRange.of(self._layout.time_column, symbols, start_ms, end_ms)
         schema = self._schema_for(columns)
         tables = self._read_files(wanted, schema)
-        fresh = [row for row in extra_rows if self._is_in(row, wanted)]
+        fresh = [row for row in extra_rows if wanted.holds(*self._symbol_and_time(row))]
         if fresh:
             table, _ = table_of(fresh, self._row_type)
-            table = _with_columns(table, schema)
-            tables.append(table)
+            tables.append(conform(table, schema))
         found = pa.concat_tables(tables) if tables else schema.empty_table()
         latest = sort_latest(
             found, self._layout.keys, self._layout.revision_column, latest_only=latest_only
@@ -246,6 +246,9 @@ class PartitionedStore[R: msgspec.Struct]:
             found.update(_last_of_each(table))
             missing -= found.keys()
         return found
+
+    def _symbol_and_time(self, row: R) -> tuple[str, int]:
+        return getattr(row, self._layout.keys[0]), getattr(row, self._layout.time_column)
 
     def _schema_for(self, columns: Sequence[str] | None) -> pa.Schema:
         known = read_schema(self._row_type)
@@ -302,14 +305,6 @@ class PartitionedStore[R: msgspec.Struct]:
         if not set_aside(self.folder, damaged):
             self._unreadable.add(damaged.path)
 
-    def _is_in(self, row: R, wanted: RowRange) -> bool:
-        time_ms = getattr(row, self._layout.time_column)
-        return (
-            (wanted.symbols is None or getattr(row, "symbol") in wanted.symbols)  # noqa: B009
-            and (wanted.start_ms is None or time_ms >= wanted.start_ms)
-            and (wanted.end_ms is None or time_ms < wanted.end_ms)
-        )
-
     # --- merging ---
 
     def compact(self, date: str, *, parts_only: bool = False) -> Path | None:
@@ -364,32 +359,6 @@ class PartitionedStore[R: msgspec.Struct]:
             if path is not None:
                 merged.append(path)
         return merged
-
-
-def _range(
-    time_column: str,
-    symbols: str | Iterable[str] | None,
-    start_ms: int | None,
-    end_ms: int | None,
-) -> RowRange:
-    if isinstance(symbols, str):
-        symbols = (symbols,)
-    return RowRange(
-        time_column=time_column,
-        symbols=None if symbols is None else frozenset(symbols),
-        start_ms=start_ms,
-        end_ms=end_ms,
-    )
-
-
-def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    columns = [
-        table.column(field.name)
-        if field.name in table.column_names
-        else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.Table.from_arrays(columns, schema=schema)
 
 
 def _encoded(table: pa.Table) -> memoryview:

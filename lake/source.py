@@ -32,22 +32,22 @@ def claim_source(folder: Path, description: Description, *, hook: StepHook = no_
     Raises:
         DataFolderError: The folder holds data of another source, or cannot be written or read.
     """
-    path = folder / SOURCE_FILE
-    content = msgspec.json.format(msgspec.json.encode(dict(description)), indent=2) + b"\n"
-    if not path.exists():
+    wanted = dict(description)
+    found = read_source(folder)
+    if not found:
+        content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
         try:
-            write_atomic(path, content, hook=hook)
-        except FileExistsError:
-            pass  # another process was first: compare with what it wrote
+            write_atomic(folder / SOURCE_FILE, content, hook=hook)
+        except FileExistsError:  # another process was first: compare with what it wrote
+            found = read_source(folder)
         except StorageError as error:
             raise DataFolderError(f"data folder {folder} cannot be used: {error}") from error
         else:
             return
-    found = read_source(folder)
-    if found != dict(description):
+    if found != wanted:
         raise DataFolderError(
             f"data folder {folder} holds data of {_words(found)}, this run's source is "
-            f"{_words(description)}; choose another --data-dir"
+            f"{_words(wanted)}; choose another --data-dir"
         )
 
 

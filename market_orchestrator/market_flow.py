@@ -17,9 +17,10 @@ from binance_api.endpoints import Route
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from data_validator import DataValidator, Rejected, ValidatorSettings
 from domain.context import MarketContext
+from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from domain.flow import FlowMetrics, Origin, WindowBatch
-from domain.market import Market
+from domain.market import DepthSnapshot, Market
 from flow_analyzer import FlowSettings, TradeFlowAnalyzer
 from market_orchestrator.revisions import CvdState
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
@@ -87,6 +88,8 @@ class MarketFlow:
         self.stale: set[tuple[int, int]] = set()
         self._rejections: list[Rejection] = []
         self._monotonic_ns = monotonic_ns
+        self._depth_gaps: list[GapEvent] = []
+        self._depth_ms: dict[str, int] = {}  # time of each symbol's latest snapshot
         self._depth_socket: int | None = None
         self._counts = dict.fromkeys(("frames", "trades", "depth_frames", "rejected"), 0)
 
@@ -154,6 +157,15 @@ class MarketFlow:
                 last_window_start_ms=state.window_start_ms,
             )
 
+    def has_work(self) -> bool:
+        """Whether something waits to be taken."""
+        return bool(self.live or self.revised or self._rejections or self._depth_gaps)
+
+    def take_depth_gaps(self) -> list[GapEvent]:
+        """Breaks of the depth chain since the last call: what was missed is gone."""
+        taken, self._depth_gaps = self._depth_gaps, []
+        return taken
+
     def take_rejections(self) -> list[Rejection]:
         """Rejected input since the last call, for the quarantine."""
         taken, self._rejections = self._rejections, []
@@ -184,6 +196,9 @@ class MarketFlow:
                 )
             else:
                 self.books.add(snapshot, chain_broken=checked.chain_broken)
+                if checked.chain_broken:
+                    self._note_depth_gap(snapshot)
+                self._depth_ms[snapshot.symbol] = snapshot.transact_time_ms
         return decoded.streams
 
     def reject(self, rejections: list[Rejection]) -> None:
@@ -191,6 +206,24 @@ class MarketFlow:
         self._counts["rejected"] += len(rejections)
         room = _MAX_REJECTIONS - len(self._rejections)
         self._rejections.extend(rejections[:room])
+
+    def _note_depth_gap(self, snapshot: DepthSnapshot) -> None:
+        if len(self._depth_gaps) >= _MAX_REJECTIONS:
+            return
+        self._depth_gaps.append(
+            GapEvent(
+                kind="depth",
+                symbol=snapshot.symbol,
+                first_id=None,
+                last_id=None,
+                state=GapState.LOST,
+                cause="update chain broken",
+                from_ms=self._depth_ms.get(snapshot.symbol),
+                until_ms=snapshot.transact_time_ms,
+                repairable_until_ms=None,
+                at_ns=snapshot.receive_time_ns,
+            )
+        )
 
     def _contradictions(self, rows: np.ndarray) -> list[Rejection]:
         names = rows.dtype.names or ()

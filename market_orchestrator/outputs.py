@@ -17,7 +17,7 @@ from domain.flow import Origin
 from event_bus import EventBus
 from feature_store import FeatureStore
 from lake.buffered import BufferedStore
-from market_orchestrator.market_flow import ClosedWindow
+from market_orchestrator.market_flow import ClosedWindow, MarketFlow
 from market_orchestrator.revisions import CvdState, cascade, state_after
 from rules_analyst import RulesAnalyst
 
@@ -47,18 +47,27 @@ class Outputs:
         self._analyst = analyst
         self._wall_ns = wall_ns
         self._stored_until: dict[str, int] = {}
+        self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
         self._lock = threading.Lock()  # revisions of one store, one after the other
         self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
 
-    def resume_after(self, symbol: str, window_start_ms: int) -> None:
-        """Windows up to this one are stored already: they are not written a second time."""
-        self._stored_until[symbol] = window_start_ms
+    def adopt(self, flow: MarketFlow, last: FeatureRow) -> None:
+        """Continue one symbol after its last stored window."""
+        self._stored_until[last.symbol] = last.window_start_ms
+        flow.restore_cvd(last.symbol, state_after(last))
+
+    def skip_stored(self, symbols: Sequence[str]) -> None:
+        """Windows that the store holds are not written again (a replay run twice)."""
+        table = self.features.read(list(symbols), columns=["symbol", "window_start_ms"])
+        columns = (table.column(0).to_pylist(), table.column(1).to_pylist())
+        self._stored = set(zip(*columns, strict=True))
 
     def emit(self, closed: ClosedWindow) -> None:
         """Store and publish one live window, and ask the rules analyst about it."""
         row = closed.row
-        if row.window_start_ms <= self._stored_until.get(row.symbol, -1):
+        is_stored = row.window_start_ms <= self._stored_until.get(row.symbol, -1)
+        if is_stored or (row.symbol, row.window_start_ms) in self._stored:
             self._counts["skipped_rows"] += 1
             return
         self.features.append(row)
@@ -76,13 +85,19 @@ class Outputs:
             self._signal(closed)
 
     def revise(
-        self, symbol: str, rebuilt: Mapping[int, FeatureRow], until_ms: int | None = None
+        self,
+        symbol: str,
+        rebuilt: Mapping[int, FeatureRow],
+        *,
+        from_ms: int | None = None,
+        until_ms: int | None = None,
     ) -> Revision:
         """Work rebuilt windows into the stored ones; reads, writes nothing. Blocks on the disk.
 
         Args:
             symbol: whose windows.
             rebuilt: window start → row rebuilt from trades.
+            from_ms: carry the CVD on from here at the latest; None: from the first rebuilt window.
             until_ms: carry the CVD on only through windows that start before this.
         """
         first_ms = min(rebuilt)

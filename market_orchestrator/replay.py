@@ -8,6 +8,8 @@ window, and what the recording lacks cannot be asked for.
 from __future__ import annotations
 
 import gzip
+import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -20,6 +22,7 @@ from binance_api.endpoints import Route
 from domain.errors import SourceError
 from domain.features import FeatureRow
 from domain.flow import WindowBatch
+from lake.quarantine import Quarantine
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs
 
@@ -27,6 +30,8 @@ log = structlog.get_logger()
 
 _SLICE_NS = 100_000_000  # frames received within this time are taken together, depth first
 _MAX_SLICE = 2_048
+_STREAM = re.compile(rb'"stream":\s*"([^@"]+)@(\w+)')
+_ROUTES = {b"aggTrade": Route.TRADES, b"depth20": Route.DEPTH}
 _SOCKET = {Route.TRADES: 0, Route.DEPTH: 1}
 
 
@@ -50,11 +55,17 @@ class Replay:
     """Feeds one recording through a ``MarketFlow`` into ``Outputs``."""
 
     def __init__(
-        self, path: Path, flow: MarketFlow, outputs: Outputs, clock: MarketClock
+        self,
+        path: Path,
+        flow: MarketFlow,
+        outputs: Outputs,
+        quarantine: Quarantine,
+        clock: MarketClock,
     ) -> None:
         self._path = path
         self._flow = flow
         self._outputs = outputs
+        self._quarantine = quarantine
         self._clock = clock
         self.report = ReplayReport()
 
@@ -78,10 +89,19 @@ class Replay:
         self._emit()
 
     def _feed(self, route: Route, payloads: list[bytes], stamps: list[int]) -> None:
-        chosen = [i for i, payload in enumerate(payloads) if _route_of(payload) is route]
+        chosen = [i for i, payload in enumerate(payloads) if self._route_of(payload) is route]
         if chosen:
             frames = [payloads[i] for i in chosen]
             self._flow.on_frames(route, _SOCKET[route], frames, [stamps[i] for i in chosen])
+
+    def _route_of(self, payload: bytes) -> Route | None:
+        """The route a recorded frame came over; None for streams and symbols not asked for."""
+        match = _STREAM.search(payload, 0, 80)
+        if match is None:
+            return Route.TRADES  # where it is rejected with its reason
+        if match[1].decode("ascii", "replace").upper() not in self._flow.index:
+            return None
+        return _ROUTES.get(match[2])
 
     def _emit(self) -> None:
         flow = self._flow
@@ -93,7 +113,15 @@ class Replay:
         flow.revised.clear()
         if revised:
             revise_in_place(flow, self._outputs, revised)
-        self.report.rejected += len(flow.take_rejections())
+        flow.take_depth_gaps()
+        for rejection in flow.take_rejections():
+            self.report.rejected += 1
+            self._quarantine.add(
+                rejection.reason,
+                rejection.payload,
+                at_ns=max(rejection.receive_time_ns, 0) or self._clock.now_ns,
+                symbol=rejection.symbol,
+            )
 
     def _slices(self) -> Iterator[tuple[list[bytes], list[int]]]:
         payloads: list[bytes] = []
@@ -120,7 +148,7 @@ class Replay:
                     report.first_ns = report.first_ns or int(stamp)
                     report.last_ns = int(stamp)
                     yield int(stamp), payload
-        except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+        except (OSError, EOFError, zlib.error) as error:
             if report.frames == 0:
                 raise SourceError(f"{self._path}: not a readable recording ({error})") from error
             log.error("replay.recording_damaged", path=str(self._path), error=str(error))
@@ -159,17 +187,23 @@ def revise_in_place(flow: MarketFlow, outputs: Outputs, revised: list[WindowBatc
     outputs.announce(revisions)
 
 
-def _route_of(payload: bytes) -> Route | None:
-    """The route a recorded frame came over, told by its stream's name."""
-    head = payload[:80]
-    if b"@aggTrade" in head:
-        return Route.TRADES
-    if b"@depth" in head:
-        return Route.DEPTH
-    return Route.TRADES if b'"stream"' not in head else None
+def symbols_in(path: Path) -> tuple[str, ...]:
+    """Symbols whose trades a recording holds, sorted."""
+    found: set[bytes] = set()
+    try:
+        with _open(path) as lines:
+            for line in lines:
+                match = _STREAM.search(line, 0, 120)
+                if match is not None and match[2] == b"aggTrade":
+                    found.add(match[1])
+    except (OSError, EOFError, zlib.error):
+        pass  # what is wrong with it is said when it is read
+    return tuple(sorted(name.decode("ascii", "replace").upper() for name in found))
 
 
 def _open(path: Path) -> IO[bytes]:
+    if path.is_dir():
+        raise SourceError(f"{path}: is a folder; give a recording (.ndjson or .ndjson.gz)")
     with path.open("rb") as probe:
         magic = probe.read(2)
     return gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb")  # type: ignore[return-value]

@@ -175,6 +175,8 @@ class Outbox:
         """Wire bytes for these frames, in the order they are to be sent."""
         out: list[bytes] = []
         for frame in frames:
+            if self._held or self._shuffles:
+                out += self.release(frame.due_ns)
             mark = frame.mark
             if not isinstance(mark, FrameMark) or mark.target not in (None, self._number):
                 self._send(out, frame.wire(combined=combined))

@@ -182,6 +182,15 @@ RECOVERABLE = tuple(
 )
 
 
+_WITHOUT_SOCKET = (
+    FaultKind.LIFETIME,
+    FaultKind.REFUSED,
+    FaultKind.REST_FAILURE,
+    FaultKind.REST_LOST_TRADES,
+    FaultKind.SERVER_SHUTDOWN,
+)
+
+
 def _random_fault(source: random.Random, at_ms: int, kind: FaultKind) -> Fault:
     modes = MODES.get(kind)
     mode = source.choice(modes) if modes else None
@@ -189,13 +198,15 @@ def _random_fault(source: random.Random, at_ms: int, kind: FaultKind) -> Fault:
     if kind is FaultKind.REST_LOST_TRADES or mode in TRADE_ONLY_MODES:
         route = "trades"
     connection_index = source.choice((None, None, 0))
-    if kind in (FaultKind.LIFETIME, FaultKind.REFUSED, FaultKind.REST_LOST_TRADES):
+    if kind in _WITHOUT_SOCKET:
         connection_index = None
+    if kind in (FaultKind.LIFETIME, FaultKind.REST_FAILURE):
+        route = None
     return Fault(
         at_ms=at_ms,
         kind=kind,
         mode=mode,
-        route=None if kind is FaultKind.LIFETIME else route,
+        route=route,
         connection_index=connection_index,
         duration_ms=source.randint(200, 5_000) if kind in TIMED else 0,
         count=source.randint(2, 20) if kind in COUNTED else 0,

@@ -10,7 +10,6 @@ import time
 from types import TracebackType
 from typing import Self
 
-import structlog
 from aiohttp import web
 
 from domain.errors import ConfigError
@@ -28,9 +27,8 @@ from simulator.weights import WeightMeter
 
 __all__ = ["SimulatedExchange", "SimulatorSettings"]
 
-log = structlog.get_logger()
-
 _DEFAULT_FAULT_SPAN_MS = 600_000
+_LONGEST_URL_BYTES = 131_072  # 1,024 stream names in one URL
 
 
 def open_source(settings: SimulatorSettings) -> RecordingSource | SyntheticMarket:
@@ -98,7 +96,12 @@ class SimulatedExchange:
         settings = self._settings
         self.source = await asyncio.to_thread(open_source, settings)
         self._build(self.source, self._plan(self.source))
-        self._runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            self._application(),
+            access_log=None,
+            shutdown_timeout=1.0,
+            max_line_size=_LONGEST_URL_BYTES,
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, settings.host, settings.port).start()
@@ -115,7 +118,6 @@ class SimulatedExchange:
             self._tasks.create_task(self._feed.load(), name="simulator.load"),
             self._tasks.create_task(self._feed.run(), name="simulator.feed"),
         ]
-        log.info("simulator.serving", rest=self.rest_url, market=settings.market.value)
         return self
 
     async def __aexit__(
@@ -126,6 +128,8 @@ class SimulatedExchange:
     ) -> None:
         for task in self._running:
             task.cancel()
+        if not isinstance(error, asyncio.CancelledError):
+            kind = error = trace = None  # the body's own error goes on unwrapped
         try:
             await self._tasks.__aexit__(kind, error, trace)
         finally:

@@ -68,7 +68,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_streams: int = 1024
     max_inbound_per_s: int | None = None
     client_buffer_bytes: int = 16 * 1024 * 1024
-    kline_history_days: int = 8
+    kline_history_days: int = 3
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the field."""

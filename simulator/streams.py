@@ -188,8 +188,7 @@ class StreamHub:
                 batches.setdefault(number, []).append(frame)
         for number, batch in batches.items():
             client = self._clients[number]
-            wires = client.outbox.release(batch[0].due_ns - 1)
-            wires += client.outbox.pass_on(batch, combined=client.combined)
+            wires = client.outbox.pass_on(batch, combined=client.combined)
             self._counts["frames_sent"] += len(wires)
             client.write(wires)
         self.release(now_ns)
@@ -293,7 +292,7 @@ class StreamHub:
             client.close("1008", "Too many requests")
             return False
         if kind is WSMsgType.PING:
-            await response.pong(data if isinstance(data, bytes) else b"")
+            await response.pong(bytes(data) if isinstance(data, bytes | bytearray) else b"")
         elif kind is WSMsgType.PONG:
             client.last_pong_s = time.monotonic()
         elif kind is WSMsgType.TEXT:

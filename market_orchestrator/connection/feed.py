@@ -116,6 +116,7 @@ class Feed:
         self._buffer = FrameBuffer(
             self._on_batch, interval_s=settings.batch_interval_s, max_batch=settings.max_batch
         )
+        self.flush = self._buffer.flush
         self.on_frame = self._buffer.add
         self.on_frames = self._buffer.extend
 

@@ -1,13 +1,20 @@
 """Which of several depth sockets is forwarded: one at a time, never interleaved. Pure.
 
 Consumes the frames of all sockets of a shard, produces those to forward. The standby's frames since
-the primary's last one are retained (bounded), so that a switch loses next to nothing.
+the primary's last one are retained (bounded), so that a switch loses next to nothing; what the old
+primary had delivered already is left out, so that no book goes back in time.
 Depth of two sockets must not be merged: each batches its updates differently.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
+
+from market_orchestrator.connection.depth_order import is_newer, newest
+
+_RECENT_FRAMES = 4096  # of the primary, kept to know at a switch what it delivered
 
 
 class Frames(msgspec.Struct):
@@ -35,17 +42,28 @@ class PrimarySelector:
         stale_after_s: Silence of the primary after which a delivering standby takes over.
         lead_s: How long the standby must have been delivering alone by then; keeps two sockets of
             a quiet market, a millisecond apart, from taking turns.
+        overlap_s: For how long after a switch frames are compared with the old primary's.
         retained_limit: Frames kept per standby; beyond it the older half is dropped.
     """
 
     def __init__(
-        self, *, stale_after_s: float, lead_s: float = 0.25, retained_limit: int = 8192
+        self,
+        *,
+        stale_after_s: float,
+        lead_s: float = 0.25,
+        overlap_s: float = 2.0,
+        retained_limit: int = 8192,
     ) -> None:
         self._stale_after_s = stale_after_s
         self._lead_s = lead_s
+        self._overlap_s = overlap_s
         self._retained_limit = retained_limit
         self._last = 0.0
         self._standby: dict[int, _Standby] = {}
+        self._recent: deque[list[bytes]] = deque()
+        self._recent_count = 0
+        self._floor: dict[bytes, int] = {}
+        self._floor_until = 0.0
         self.primary: int | None = None
         self.switch_count = 0
 
@@ -57,11 +75,8 @@ class PrimarySelector:
             self._become_primary(socket_id, now)
         if socket_id == self.primary:
             self._last = now
-            for standby in self._standby.values():
-                if standby.since is not None:
-                    standby.since = None
-                    standby.retained = Frames([], [])
-            return Frames(payloads, receive_time_ns)
+            self._note_delivered(payloads)
+            return self._above_floor(Frames(payloads, receive_time_ns), now)
         standby = self._standby.setdefault(socket_id, _Standby())
         self._retain(standby, payloads, receive_time_ns, now)
         stale = now - self._last > self._stale_after_s
@@ -70,7 +85,7 @@ class PrimarySelector:
         return None
 
     def promote(self, socket_id: int, now: float) -> Frames:
-        """Make ``socket_id`` primary; return the frames it received since the old one's last."""
+        """Make ``socket_id`` primary; return what it received since the old one's last frame."""
         if socket_id == self.primary:
             return Frames([], [])
         if self.primary is not None:
@@ -95,8 +110,40 @@ class PrimarySelector:
     def _become_primary(self, socket_id: int, now: float) -> Frames:
         self.primary = socket_id
         self._last = now
+        delivered = newest(payload for batch in self._recent for payload in batch)
+        for stream, update_id in delivered.items():
+            self._floor[stream] = max(update_id, self._floor.get(stream, -1))
+        self._floor_until = now + self._overlap_s
+        self._recent.clear()
+        self._recent_count = 0
         standby = self._standby.pop(socket_id, None)
-        return Frames([], []) if standby is None else standby.retained
+        if standby is None or not standby.retained.payloads:
+            return Frames([], [])
+        frames = self._above_floor(standby.retained, now)
+        self._note_delivered(frames.payloads)
+        return frames
+
+    def _note_delivered(self, payloads: list[bytes]) -> None:
+        for standby in self._standby.values():
+            if standby.since is not None:
+                standby.since = None
+                standby.retained = Frames([], [])
+        self._recent.append(payloads)
+        self._recent_count += len(payloads)
+        while self._recent_count - len(self._recent[0]) >= _RECENT_FRAMES:
+            self._recent_count -= len(self._recent.popleft())
+
+    def _above_floor(self, frames: Frames, now: float) -> Frames:
+        """Leave out what the old primary delivered already."""
+        floor = self._floor
+        if not floor:
+            return frames
+        if now > self._floor_until:
+            self._floor = {}
+            return frames
+        pairs = zip(frames.payloads, frames.receive_time_ns, strict=True)
+        kept = [(payload, at) for payload, at in pairs if is_newer(payload, floor)]
+        return Frames([payload for payload, _ in kept], [at for _, at in kept])
 
     def _retain(
         self, standby: _Standby, payloads: list[bytes], receive_time_ns: list[int], now: float

@@ -108,6 +108,8 @@ class Shard:
         """Planned hand-over of depth to ``feed``; trades need none."""
         if self.selector is None or self.selector.primary == feed.socket_id:
             return
+        for other in self.feeds.values():
+            other.flush()
         now = self._clock.monotonic()
         frames = self.selector.promote(feed.socket_id, now)
         self._switched(feed, frames.payloads, frames.receive_time_ns, now)
@@ -166,15 +168,16 @@ class Shard:
         """Report the new primary, then pass on what it received since the old one's last frame."""
         feed.liveness.restart(now)
         self._emit(feed.socket_id, feed.state, DEPTH_PRIMARY_SWITCHED)
-        if payloads:
-            streams = self._forward(feed.socket_id, payloads, receive_time_ns, now)
-            if streams:
-                feed.on_data(streams, now)
+        streams = self._forward(feed.socket_id, payloads, receive_time_ns, now)
+        if streams:
+            feed.on_data(streams, now)
 
     def _forward(
         self, socket_id: int, payloads: list[bytes], receive_time_ns: list[int], now: float
     ) -> Collection[str]:
         limit = self._settings.max_batch
+        if not payloads:
+            return ()
         if len(payloads) <= limit:
             return self._sink_batch(socket_id, payloads, receive_time_ns, now)
         streams: set[str] = set()

@@ -122,7 +122,9 @@ def test_running_the_bot_loads_neither_polars_nor_pandas(repository: Path) -> No
 
 
 FORBIDDEN = {
-    "a package registry": re.compile(r"\b(?:test\.)?pypi\.(?:org|io)|pythonhosted|simple/?$", re.M),
+    "a package registry": re.compile(
+        r"\b(?:test\.)?pypi\.(?:org|io)|pythonhosted|simple/?$", re.MULTILINE
+    ),
     "this machine": re.compile(r"(?<![\w.])/(?:work|root|home|tmp|opt)/\w"),
 }
 

@@ -50,7 +50,7 @@ class Peer:
 
     def data(self, stream: str, **fields: object) -> None:
         """Send a combined frame, as long as real ones are."""
-        message = {"stream": stream, "data": {"pad": "x" * 160, **fields}}
+        message = {"stream": stream, "data": {**fields, "pad": "x" * 160}}
         self.frame(TEXT, json.dumps(message).encode())
 
     def close(self, code: int | None, reason: str = "") -> None:

@@ -446,7 +446,7 @@ def test_rotation_loses_no_frame(transport, redundancy):
                 live = [p for p in exchange.peers if not p.gone.is_set()]
                 for peer in live:
                     for stream in peer.streams:
-                        peer.data(stream, n=number)
+                        peer.data(stream, n=number, u=number)
                 if live:
                     sent.append(number)
                 await asyncio.sleep(0.001)
@@ -564,7 +564,7 @@ def test_the_standby_takes_over_depth(transport, how):
         number = 0
         while not (how == "stall" and peer.index == 0 and stop.is_set()):
             number = int(asyncio.get_running_loop().time() * 1000)
-            peer.data(DEPTH, n=number)
+            peer.data(DEPTH, n=number, u=number)
             await asyncio.sleep(0.005)
         await peer.gone.wait()
 

@@ -1,0 +1,364 @@
+"""The one REST client: the market data of one exchange host, a method per endpoint.
+
+Consumes calls, produces ``Reply`` values with exact numbers or a typed ``ExchangeError``. How a
+request is bounded, retried and paid for is ``request_runner``'s; the HTTP library stays in here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from decimal import Decimal
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+import numpy as np
+
+from binance_api import rest_replies
+from binance_api.decode import decode_rest_agg_trades
+from binance_api.endpoints import (
+    DEFAULT_REST_BASE,
+    UM_DEPTH_LIMITS,
+    Endpoint,
+    request_weight,
+    rest_path,
+)
+from binance_api.errors import BadReply, Unreachable
+from binance_api.request_runner import (
+    HttpReply,
+    Random,
+    Reply,
+    Request,
+    RequestRunner,
+    RestSettings,
+)
+from binance_api.rest_replies import DayTicker, SymbolInfo
+from domain.market import DepthSnapshot, Kline, Market
+
+__all__ = ["DayTicker", "Reply", "RestClient", "RestSettings", "SymbolInfo"]
+
+
+class RestClient:
+    """Async context manager; one per exchange host and process.
+
+    All calls take ``urgent`` (go ahead of calls that are not, in the concurrency limit and in the
+    weight budget) and ``deadline_s`` (seconds for the whole call, waits and retries included;
+    ``None``: as the settings say). All raise ``ExchangeError``; arguments that cannot be sent raise
+    ``ValueError``. Symbols may be in any case.
+
+    Args:
+        settings: See ``RestSettings``.
+        monotonic: Seconds that never run back.
+        wall_ns: Wall clock, ns since the epoch.
+        sleep: Waits that many seconds.
+        jitter: Random source of the backoff.
+    """
+
+    def __init__(
+        self,
+        settings: RestSettings | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        wall_ns: Callable[[], int] = time.time_ns,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Random | None = None,
+    ) -> None:
+        self._settings = settings or RestSettings()
+        self._market = self._settings.market
+        base_url = _checked_base(self._settings.base_url or DEFAULT_REST_BASE[self._market])
+        self._http = _HttpSession(self._settings, base_url)
+        self._runner = RequestRunner(
+            self._settings,
+            base_url,
+            self._http,
+            monotonic=monotonic,
+            wall_ns=wall_ns,
+            sleep=sleep,
+            jitter=jitter or random.Random(),
+        )
+        self._rejected_trades = 0
+
+    async def __aenter__(self) -> Self:
+        self._http.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._http.close()
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Requests, retries, refusals, bytes, invalid trades, and the weight budget."""
+        return {**self._runner.statistics(), "rejected_trades": self._rejected_trades}
+
+    async def ping(self, *, urgent: bool = False, deadline_s: float | None = None) -> Reply[None]:
+        """Whether the exchange answers."""
+        request = self._request(Endpoint.PING, urgent=urgent, deadline_s=deadline_s)
+        return await self._runner.call(
+            request, lambda answer: rest_replies.decode_ping(answer.body)
+        )
+
+    async def time(self, *, urgent: bool = False, deadline_s: float | None = None) -> Reply[int]:
+        """The exchange's time, ms since the epoch."""
+        request = self._request(Endpoint.TIME, urgent=urgent, deadline_s=deadline_s)
+        return await self._runner.call(
+            request, lambda answer: rest_replies.decode_server_time(answer.body)
+        )
+
+    async def exchange_info(
+        self, *, urgent: bool = False, deadline_s: float | None = None
+    ) -> Reply[dict[str, SymbolInfo]]:
+        """All instruments by symbol; a lower weight limit stated there is kept from then on."""
+        request = self._request(Endpoint.EXCHANGE_INFO, urgent=urgent, deadline_s=deadline_s)
+        reply = await self._runner.call(
+            request, lambda answer: rest_replies.decode_exchange_info(answer.body)
+        )
+        if reply.value.weight_limit is not None:
+            self._runner.lower_weight_limit(reply.value.weight_limit)
+        return Reply(
+            value=reply.value.symbols,
+            latency_ms=reply.latency_ms,
+            fetched_at_ms=reply.fetched_at_ms,
+            endpoint=reply.endpoint,
+        )
+
+    async def klines(
+        self,
+        symbol: str,
+        interval: str,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        limit: int = 500,
+        *,
+        urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> Reply[list[Kline]]:
+        """Candles, oldest first; the last may still be open: compare ``close_time_ms``.
+
+        Args:
+            symbol: In any case.
+            interval: Such as ``1m``.
+            start_ms: First open time, ms since the epoch; ``None``: the newest candles.
+            end_ms: Last open time, inclusive.
+            limit: Rows; 1 to 1,500 (spot 1,000).
+            urgent: See the class.
+            deadline_s: See the class.
+        """
+        name = _checked_symbol(symbol)
+        request = self._request(
+            Endpoint.KLINES,
+            {"symbol": name, "interval": interval, "startTime": start_ms, "endTime": end_ms},
+            limit=limit,
+            urgent=urgent,
+            deadline_s=deadline_s,
+        )
+        return await self._runner.call(
+            request, lambda answer: rest_replies.decode_klines(answer.body, name, interval)
+        )
+
+    async def agg_trades(
+        self,
+        symbol: str,
+        from_id: int | None = None,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        limit: int = 1_000,
+        *,
+        urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> Reply[np.ndarray]:
+        """Aggregate trades, oldest first; the newest ones without ``from_id`` and ``start_ms``.
+
+        Args:
+            symbol: In any case.
+            from_id: First id wanted.
+            start_ms: Earliest time, inclusive; futures reach back 48 h.
+            end_ms: Latest time, inclusive; at most 1 h after ``start_ms``.
+            limit: Rows; 1 to 1,000.
+            urgent: See the class.
+            deadline_s: See the class.
+
+        Returns:
+            ``TRADE_DTYPE`` rows: ``symbol_index`` 0, no event and receive time. What is no valid
+            trade is left out and counted.
+
+        Raises:
+            ValueError: Both an id and a time (the exchange's error -4166).
+        """
+        if from_id is not None and (start_ms is not None or end_ms is not None):
+            raise ValueError("from_id cannot be combined with start_ms or end_ms")
+        if from_id is not None and from_id < 0:
+            raise ValueError(f"from_id must not be negative, not {from_id}")
+        request = self._request(
+            Endpoint.AGG_TRADES,
+            {
+                "symbol": _checked_symbol(symbol),
+                "fromId": from_id,
+                "startTime": start_ms,
+                "endTime": end_ms,
+            },
+            limit=limit,
+            urgent=urgent,
+            deadline_s=deadline_s,
+        )
+        reply = await self._runner.call(request, lambda answer: decode_rest_agg_trades(answer.body))
+        rows, rejected_count = reply.value
+        self._rejected_trades += rejected_count
+        return Reply(
+            value=rows,
+            latency_ms=reply.latency_ms,
+            fetched_at_ms=reply.fetched_at_ms,
+            endpoint=reply.endpoint,
+            rejected_count=rejected_count,
+        )
+
+    async def depth(
+        self,
+        symbol: str,
+        limit: int = 100,
+        *,
+        urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> Reply[DepthSnapshot]:
+        """The book, best levels first.
+
+        Args:
+            symbol: In any case.
+            limit: Levels per side; futures: one of ``UM_DEPTH_LIMITS``, spot: 1 to 5,000.
+            urgent: See the class.
+            deadline_s: See the class.
+        """
+        if self._market is Market.UM and limit not in UM_DEPTH_LIMITS:
+            raise ValueError(f"limit of depth must be one of {UM_DEPTH_LIMITS}, not {limit}")
+        name = _checked_symbol(symbol)
+        request = self._request(
+            Endpoint.DEPTH, {"symbol": name}, limit=limit, urgent=urgent, deadline_s=deadline_s
+        )
+        return await self._runner.call(
+            request,
+            lambda answer: rest_replies.decode_depth(answer.body, name, answer.received_ns),
+        )
+
+    async def ticker_price(
+        self, symbol: str, *, urgent: bool = False, deadline_s: float | None = None
+    ) -> Reply[Decimal]:
+        """The last price."""
+        request = self._request(
+            Endpoint.TICKER_PRICE,
+            {"symbol": _checked_symbol(symbol)},
+            urgent=urgent,
+            deadline_s=deadline_s,
+        )
+        return await self._runner.call(
+            request, lambda answer: rest_replies.decode_price(answer.body)
+        )
+
+    async def ticker_24hr(
+        self, symbol: str, *, urgent: bool = False, deadline_s: float | None = None
+    ) -> Reply[DayTicker]:
+        """Statistics of the rolling 24 hours."""
+        request = self._request(
+            Endpoint.TICKER_24HR,
+            {"symbol": _checked_symbol(symbol)},
+            urgent=urgent,
+            deadline_s=deadline_s,
+        )
+        return await self._runner.call(
+            request, lambda answer: rest_replies.decode_day_ticker(answer.body)
+        )
+
+    def _request(
+        self,
+        endpoint: Endpoint,
+        params: Mapping[str, str | int | None] | None = None,
+        *,
+        limit: int | None = None,
+        urgent: bool,
+        deadline_s: float | None,
+    ) -> Request:
+        weight = request_weight(self._market, endpoint, limit)
+        named = {**(params or {}), "limit": limit}
+        settings = self._settings
+        bound_s = settings.urgent_deadline_s if urgent else settings.deadline_s
+        return Request(
+            path=rest_path(self._market, endpoint),
+            params={name: value for name, value in named.items() if value is not None},
+            weight=weight,
+            is_urgent=urgent,
+            bound_s=bound_s if deadline_s is None else deadline_s,
+        )
+
+
+def _checked_symbol(symbol: str) -> str:
+    name = symbol.strip().upper()
+    if not name:
+        raise ValueError("symbol must not be empty")
+    return name
+
+
+class _HttpSession:
+    """The one HTTP session: a ``request_runner.Sender`` over aiohttp."""
+
+    def __init__(self, settings: RestSettings, base_url: str) -> None:
+        self._settings = settings
+        self._base_url = base_url
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=self._settings.request_timeout_s,
+                connect=self._settings.connect_timeout_s,
+            ),
+        )
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def get(self, path: str, params: Mapping[str, str | int]) -> HttpReply:
+        if self._session is None:
+            raise RuntimeError("RestClient is used outside its context")
+        url = self._base_url + path
+        try:
+            async with self._session.get(url, params=params, allow_redirects=False) as response:
+                body = await self._read(response, path)
+                return HttpReply(status=response.status, headers=response.headers, body=body)
+        except TimeoutError as error:
+            raise Unreachable("timed out", endpoint=path) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise Unreachable(_describe(error), endpoint=path) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, path: str) -> bytes:
+        chunks: list[bytes] = []
+        size_bytes = 0
+        async for chunk in response.content.iter_any():
+            size_bytes += len(chunk)
+            if size_bytes > self._settings.max_reply_bytes:
+                raise BadReply("the answer is too large", endpoint=path, status=response.status)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+
+def _checked_base(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("base_url must be http(s)://host[:port]")
+    return base_url.rstrip("/")
+
+
+def _describe(error: Exception) -> str:
+    """A network failure in words, without the URL some of these errors repeat."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port} ({error.strerror or error.os_error})"
+    return f"connection failed ({type(error).__name__})"

@@ -1,0 +1,99 @@
+"""Small tasks of a live run: analysing closed windows, warming the context, the heartbeat.
+
+Each is a plain coroutine over the parts it is given; the orchestrator owns them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from binance_api.errors import ExchangeError
+from binance_api.rest import RestClient
+from domain.events import HealthEvent, Topic
+from domain.features import FeatureRow
+from event_bus import EventBus
+from market_orchestrator.market_flow import MarketFlow
+from market_orchestrator.outputs import Outputs
+from market_orchestrator.storage import Storage
+
+log = structlog.get_logger()
+
+_SLICE_S = 0.004  # the loop is given back after this much analysis
+_DAY_MS = 86_400_000
+_KLINES_AT_ONCE = 1_000
+_LAG_TICK_S = 0.1
+
+
+async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) -> None:
+    """Take everything the flow has closed through analysis, in slices."""
+    slice_ends = time.perf_counter() + _SLICE_S
+    while flow.live or flow.revised:
+        if flow.live:
+            for closed in flow.analyse(flow.live.popleft()):
+                outputs.emit(closed)
+                if time.perf_counter() > slice_ends:
+                    await asyncio.sleep(0)
+                    slice_ends = time.perf_counter() + _SLICE_S
+        else:
+            rebuilt: dict[str, dict[int, FeatureRow]] = {}
+            for row in flow.rows_of(flow.revised.popleft()):
+                rebuilt.setdefault(row.symbol, {})[row.window_start_ms] = row
+            for symbol, rows in rebuilt.items():
+                storage.submit(symbol, rows)
+    storage.reject()
+
+
+async def warm_context(flow: MarketFlow, rest: RestClient) -> None:
+    """Give every symbol's context yesterday's and today's minutes, beside the live run.
+
+    Without them levels and regimes are unknown for hours; a failure only costs that.
+    """
+    for symbol in flow.symbols:
+        try:
+            server_ms = (await rest.time()).value
+            start_ms = server_ms - server_ms % _DAY_MS - _DAY_MS
+            klines = []
+            while start_ms < server_ms:
+                page = (
+                    await rest.klines(symbol, "1m", start_ms=start_ms, limit=_KLINES_AT_ONCE)
+                ).value
+                klines += [kline for kline in page if kline.close_time_ms < server_ms]
+                if len(page) < _KLINES_AT_ONCE:
+                    break
+                start_ms = page[-1].open_time_ms + 60_000
+            flow.pipeline.warm(symbol, klines, [])
+        except ExchangeError as error:
+            log.warning("context.not_warmed", symbol=symbol, error=str(error))
+
+
+class Heartbeat:
+    """Every ``interval_s`` a health event; measures the loop's lag in between."""
+
+    def __init__(
+        self, bus: EventBus, interval_s: float, read: Callable[[], HealthEvent]
+    ) -> None:
+        self._bus = bus
+        self._interval_s = interval_s
+        self._read = read
+
+    async def run(self) -> None:
+        """Beat until cancelled."""
+        worst_s = 0.0
+        due = time.monotonic() + min(1.0, self._interval_s)
+        while True:
+            before = time.monotonic()
+            await asyncio.sleep(_LAG_TICK_S)
+            now = time.monotonic()
+            worst_s = max(worst_s, now - before - _LAG_TICK_S)
+            if now < due:
+                continue
+            due = now + self._interval_s
+            event = self._read()
+            values = {**event.values, "loop.worst_lag_ms": round(worst_s * 1_000, 3)}
+            self._bus.publish(Topic.HEALTH, msgspec.structs.replace(event, values=values))
+            worst_s = 0.0

@@ -1,0 +1,390 @@
+"""``EnhancedMarketBot`` builds the parts of a live run and owns every task; it carries no data itself.
+
+Settings → parts → one task group. Stops in flow order: sockets first, then what is queued is
+analysed, then everything is written. ``replay`` puts a recording through the same parts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+import structlog
+
+from binance_api.endpoints import Route, StreamKind, stream_name
+from binance_api.errors import ExchangeError
+from binance_api.rest import RestClient, RestSettings
+from config import Settings
+from data_pipeline.pipeline import PipelineSettings
+from domain.errors import ConfigError, SourceError, StorageError
+from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
+from domain.market import Market
+from event_bus import EventBus
+from feature_store import FeatureStore
+from flow_analyzer import FlowSettings, WhaleUnit
+from lake.gap_ledger import GapLedger
+from lake.lock import FolderLock
+from lake.paths import LakePaths
+from lake.quarantine import Quarantine
+from lake.signal_store import signal_store
+from lake.source import Description, claim_source
+from market_orchestrator.connection.clock import SystemClock
+from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
+from market_orchestrator.connection.robust_connection import RobustConnectionManager
+from market_orchestrator.connection.transport import AiohttpTransport
+from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
+from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
+from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
+from market_orchestrator.outputs import Outputs
+from market_orchestrator.recovery import Recovery, RecoverySettings
+from market_orchestrator.replay import MarketClock, Replay, symbols_in
+from market_orchestrator.route_watch import RouteWatch, RouteWatchSettings
+from market_orchestrator.storage import Storage, StorageSettings
+from market_orchestrator.windows import WindowSettings
+from rules_analyst import RulesAnalyst
+
+log = structlog.get_logger()
+
+STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
+_PREPARE_TIMEOUT_S = 5.0  # for exchangeInfo, before the run starts without it
+
+
+class _DurationOver(Exception):  # noqa: N818 - not an error: the asked-for end of a run
+    """The run's ``--duration`` is over."""
+
+
+class EnhancedMarketBot:
+    """One live run: ``await EnhancedMarketBot(settings).run()`` returns the exit code."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.bus = EventBus()
+
+    async def run(self) -> int:
+        """Run until cancelled or for the asked-for duration.
+
+        Raises:
+            ConfigError: an unknown symbol, a folder in use or of another source (exit 2).
+            ConnectionLost: the exchange could not be reached for good (exit 3).
+            StorageError: what was recorded could not be written (exit 1).
+        """
+        settings = self.settings
+        try:
+            async with AsyncExitStack() as stack:
+                ws_url, rest_url, description = await _source(settings, stack)
+                paths = _open_folder(settings, description, stack)
+                rest = await stack.enter_async_context(
+                    RestClient(
+                        RestSettings(
+                            market=settings.market,
+                            base_url=rest_url,
+                            weight_limit=settings.binance_rate_limit_weight,
+                        )
+                    )
+                )
+                parts = LiveParts(settings, paths, rest, ws_url, self.bus)
+                return await parts.run()
+        finally:
+            self.bus.close()
+
+
+class LiveParts:
+    """The parts of one live run and how they are wired."""
+
+    def __init__(
+        self, settings: Settings, paths: LakePaths, rest: RestClient, ws_url: str, bus: EventBus
+    ) -> None:
+        self._settings = settings
+        self._rest = rest
+        self._bus = bus
+        self.flow = MarketFlow(
+            flow_settings(settings, settings.symbols),
+            monotonic_ns=time.monotonic_ns,
+            repairable=True,
+        )
+        self.outputs = Outputs(
+            bus,
+            FeatureStore(paths.root),
+            signal_store(paths.signals),
+            RulesAnalyst(),
+            time.time_ns,
+        )
+        self.storage = Storage(
+            self.flow,
+            self.outputs,
+            Quarantine(paths.quarantine),
+            GapLedger(paths.gaps),
+            StorageSettings(flush_s=settings.feature_flush_seconds),
+            monotonic=time.monotonic,
+            wall_ns=time.time_ns,
+        )
+        self.recovery = Recovery(
+            self.flow,
+            self.outputs,
+            self.storage,
+            rest,
+            self._on_gap,
+            RecoverySettings(),
+            monotonic=time.monotonic,
+            wall_ns=time.time_ns,
+        )
+        self.repairer = GapRepairer(
+            self.flow,
+            rest,
+            self._on_gap,
+            GapRepairSettings(grace_ms=200 if settings.ws_redundancy > 1 else 50),
+            monotonic_ns=time.monotonic_ns,
+            wall_ns=time.time_ns,
+        )
+        self.watch = RouteWatch(
+            self.flow,
+            rest,
+            RouteWatchSettings(),
+            on_up=self._on_route,
+            trade_sockets=lambda: list(self.manager.sockets(Route.TRADES)),
+            monotonic=time.monotonic,
+            wall_ns=time.time_ns,
+        )
+        self.manager = RobustConnectionManager(
+            _connection_settings(settings, ws_url),
+            [stream_name(kind, s) for kind in StreamKind for s in settings.symbols],
+            self._on_frames,
+            self,
+            self.watch,
+            transport=AiohttpTransport(),
+            clock=SystemClock(),
+            random=random.Random(),
+        )
+        self._work = asyncio.Event()  # something was closed or rejected
+
+    async def run(self) -> int:
+        """Prepare, run every task, and stop in order."""
+        await asyncio.to_thread(self.outputs.features.recover)
+        await asyncio.to_thread(self.outputs.signals.partitioned.recover)
+        self.recovery.adopt(await asyncio.to_thread(self.recovery.examine))
+        await self._check_symbols()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)  # frames make many short-lived objects
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self.manager.run(), name="connection")
+                group.create_task(self.watch.run(), name="route-watch")
+                group.create_task(self.repairer.run(), name="gap-repair")
+                group.create_task(self._analysis(), name="analysis")
+                group.create_task(self.storage.run(), name="storage")
+                group.create_task(self.recovery.run(), name="recovery")
+                group.create_task(warm_context(self.flow, self._rest), name="warm-context")
+                heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self._read)
+                group.create_task(heartbeat.run(), name="health")
+                if self._settings.duration is not None:
+                    group.create_task(_end_after(self._settings.duration), name="duration")
+        except* _DurationOver:
+            pass
+        finally:
+            await self._stop()
+        return 0
+
+    def on_connection(self, event: ConnectionEvent) -> None:
+        """A socket changed its state (``ConnectionListener``)."""
+        self._bus.publish(Topic.CONNECTION, event)
+        self.watch.on_connection(event)
+
+    def _on_frames(self, batch: FrameBatch) -> set[str]:
+        streams = self.flow.on_frames(
+            batch.route, batch.socket_id, batch.payloads, batch.receive_time_ns
+        )
+        if self.flow.has_work():
+            self._work.set()
+        return streams
+
+    def _on_route(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
+        self.repairer.route_changed(up=up)
+
+    def _on_gap(self, event: GapEvent) -> None:
+        self.storage.record_gap(event)
+        self._bus.publish(Topic.GAP, event)
+
+    async def _analysis(self) -> None:
+        """Analyse closed windows as they come, a few at a time so that the loop stays free."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            await analyse_windows(self.flow, self.outputs, self.storage)
+            for event in self.flow.take_depth_gaps():
+                self._on_gap(event)
+
+    async def _check_symbols(self) -> None:
+        """Refuse symbols the exchange does not know; without its answer, warn and go on."""
+        try:
+            async with asyncio.timeout(_PREPARE_TIMEOUT_S):
+                info = (await self._rest.exchange_info()).value
+        except (ExchangeError, TimeoutError) as error:
+            log.warning("exchange.info_unavailable", error=str(error) or "no answer in time")
+            return
+        known = info.symbols
+        if not known:
+            return
+        for symbol in self._settings.symbols:
+            if symbol not in known:
+                raise ConfigError(
+                    f"SYMBOLS (--symbols): {symbol} is not known to the exchange "
+                    f"({self._settings.market.value} market)"
+                )
+            found = known[symbol]
+            if found.tick_size and found.step_size:
+                self.flow.validator.set_grid(
+                    symbol, float(found.tick_size), float(found.step_size)
+                )
+
+    async def _stop(self) -> None:
+        """Analyse what closed, write everything; runs to its end even when cancelled again."""
+        try:
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await asyncio.shield(self._finish())
+        except TimeoutError:
+            log.error("run.stop_timeout", seconds=STOP_TIMEOUT_S)  # noqa: TRY400 - no traceback
+            raise StorageError("writing the last rows took too long") from None
+        finally:
+            gc.unfreeze()
+
+    async def _finish(self) -> None:
+        await analyse_windows(self.flow, self.outputs, self.storage)
+        await self.storage.finish()
+        log.info("run.stopped", **self.outputs.statistics())
+
+    def _read(self) -> HealthEvent:
+        parts = {
+            "flow": self.flow.statistics(),
+            "windows": self.flow.builder.statistics(),
+            "validator": self.flow.validator.statistics(),
+            "pipeline": self.flow.pipeline.statistics(),
+            "connection": self.manager.statistics(),
+            "repair": self.repairer.statistics(),
+            "route": self.watch.statistics(),
+            "recovery": self.recovery.statistics(),
+            "store": self.outputs.features.statistics(),
+            "outputs": self.outputs.statistics(),
+            "storage": self.storage.statistics(),
+            "rest": self._rest.statistics(),
+        }
+        values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
+        return HealthEvent(at_ns=time.time_ns(), values=values)
+
+
+async def replay(settings: Settings, path: Path) -> int:
+    """Put a recording through the same code as live data; writes what is not stored yet."""
+    symbols = settings.symbols
+    if "symbols" not in settings.model_fields_set:
+        symbols = await asyncio.to_thread(symbols_in, path) or symbols
+    with FolderLock(LakePaths.of(settings.data_root, settings.market).root, "bot"):
+        paths = LakePaths.of(settings.data_root, settings.market)
+        claim_source(paths.root, {"market": settings.market.value, "recording": path.name})
+        clock = MarketClock()
+        flow = MarketFlow(flow_settings(settings, symbols), monotonic_ns=clock, repairable=False)
+        bus = EventBus()
+        outputs = Outputs(
+            bus, FeatureStore(paths.root), signal_store(paths.signals), RulesAnalyst(), clock
+        )
+        quarantine = Quarantine(paths.quarantine)
+        outputs.features.recover()
+        outputs.skip_stored(symbols)
+        run = Replay(path, flow, outputs, quarantine, clock)
+        started = time.perf_counter()
+        shown_at = started
+        for _ in run.run():
+            if time.perf_counter() - shown_at > 0.5:
+                shown_at = time.perf_counter()
+                _show_progress(run, shown_at - started)
+                await asyncio.sleep(0)
+        outputs.features.flush()
+        outputs.signals.flush()
+        quarantine.flush()
+        elapsed_s = time.perf_counter() - started
+    log.info(
+        "replay.done",
+        **msgspec.to_builtins(run.report),
+        **outputs.statistics(),
+        market_s=round(run.report.market_s, 3),
+        elapsed_s=round(elapsed_s, 3),
+        times_real_time=round(run.report.market_s / elapsed_s, 1),
+        data_dir=str(paths.root),
+    )
+    return 0
+
+
+def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSettings:
+    """The settings of the synchronous parts."""
+    window_ms = settings.window_duration * 1_000
+    whale_unit = WhaleUnit.AGG_TRADE if settings.market is Market.UM else WhaleUnit.SWEEP
+    return MarketFlowSettings(
+        symbols=symbols,
+        market=settings.market,
+        validator=settings.validator,
+        windows=WindowSettings(
+            duration_ms=window_ms,
+            lateness_ms=settings.window_lateness_ms,
+            hold_ms=int(settings.gap_repair_timeout * 1_000),
+            retain_ms=max(60_000, 12 * window_ms),
+        ),
+        flow=FlowSettings(whale_notional=settings.whale_notional, whale_unit=whale_unit),
+        pipeline=PipelineSettings(window_ms=window_ms),
+    )
+
+
+def _connection_settings(settings: Settings, ws_url: str) -> ConnectionSettings:
+    return ConnectionSettings(
+        market=settings.market,
+        ws_base=ws_url,
+        redundancy=settings.ws_redundancy,
+        ping_interval_s=settings.ws_ping_interval,
+        max_reconnect_attempts=settings.ws_max_reconnect_attempts,
+        backoff_cap_s=settings.ws_backoff_cap,
+        rotation_minute=settings.ws_rotation_minute,
+    )
+
+
+async def _source(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, Description]:
+    """WebSocket and REST hosts, and what the data folder will hold; starts the demo's exchange."""
+    market = settings.market.value
+    if settings.source == "demo":
+        from simulator.server import SimulatedExchange
+        from simulator.settings import SimulatorSettings
+
+        exchange = await stack.enter_async_context(
+            SimulatedExchange(SimulatorSettings(market=settings.market, symbols=settings.symbols))
+        )
+        return exchange.ws_url, exchange.rest_url, {"market": market, "seed": 1}
+    host = urlsplit(settings.ws_url).netloc
+    return settings.ws_url, settings.rest_url, {"market": market, "host": host}
+
+
+def _open_folder(
+    settings: Settings, description: Description, stack: AsyncExitStack
+) -> LakePaths:
+    paths = LakePaths.of(settings.data_root, settings.market)
+    stack.enter_context(FolderLock(paths.root, "bot"))
+    claim_source(paths.root, description)
+    return paths
+
+
+async def _end_after(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+    raise _DurationOver
+
+
+def _show_progress(run: Replay, elapsed_s: float) -> None:
+    if sys.stderr.isatty():
+        speed = run.report.market_s / elapsed_s
+        sys.stderr.write(f"\r{run.report.frames:,} frames, {speed:,.0f} times real time ")
+        sys.stderr.flush()
+
+
+__all__ = ["EnhancedMarketBot", "SourceError", "replay"]

@@ -1,0 +1,364 @@
+"""What the store lacks, rebuilt from the exchange's history beside the live run.
+
+At start: the windows since the last stored one, and older ones that are missing, incomplete or off
+the CVD chain. While running: old windows that a late trade or repair changed. Live analysis never
+waits for any of it. Reach: 48 h of trade history; what is older stays in the ledger for the archive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from binance_api.endpoints import AGG_TRADES_REACH_MS
+from binance_api.errors import ExchangeError
+from domain.events import GapEvent, GapState
+from domain.features import FeatureRow
+from lake.atomic import write_atomic
+from market_orchestrator.market_flow import MarketFlow, WindowAnalysis
+from market_orchestrator.outputs import Outputs
+from market_orchestrator.rebuild import Span, TradeHistory, rebuild
+from market_orchestrator.storage import Storage
+
+log = structlog.get_logger()
+
+BOOKMARK_FILE = "_started.json"  # in the feature folder; readers of Parquet skip such names
+
+
+class RecoverySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Attributes:
+    chunk_windows: windows rebuilt before they are written.
+    retry_s: first wait after a failed request; doubles up to ``retry_cap_s``.
+    retry_cap_s: longest wait.
+    progress_s: a progress line this often.
+    tick_s: how often new work is looked for.
+    concurrency: symbols rebuilt at once; they share the request budget page by page.
+    """
+
+    chunk_windows: int = 1_000
+    retry_s: float = 0.5
+    retry_cap_s: float = 60.0
+    progress_s: float = 10.0
+    tick_s: float = 0.2
+    concurrency: int = 8
+
+
+class Bookmark(msgspec.Struct, frozen=True):
+    """Where a store began for one symbol: lets a crash before the first flush be recovered."""
+
+    window_start_ms: int
+    first_agg_id: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What one symbol's store lacks, as found at start."""
+
+    symbol: str
+    last: FeatureRow | None
+    resume_ms: int | None  # the first window after the store's end
+    resume_id: int | None  # the first trade id after what the store knows
+    resume_known: bool  # the trade before that id is known
+    spans: tuple[Span, ...]  # older holes and incomplete windows
+    broken_from_ms: int | None  # the CVD chain has to be carried on from here
+
+
+class Recovery:
+    """Finds and rebuilds; owned and run by the orchestrator."""
+
+    def __init__(
+        self,
+        flow: MarketFlow,
+        outputs: Outputs,
+        storage: Storage,
+        history: TradeHistory,
+        publish: Callable[[GapEvent], None],
+        settings: RecoverySettings,
+        *,
+        monotonic: Callable[[], float],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self._flow = flow
+        self._outputs = outputs
+        self._storage = storage
+        self._history = history
+        self._publish = publish
+        self._settings = settings
+        self._monotonic = monotonic
+        self._wall_ns = wall_ns
+        self._waiting: dict[str, Plan] = {}
+        self._jobs: dict[str, list[tuple[Span, bool]]] = {}
+        self._busy: set[str] = set()
+        self._bookmarked: set[str] = set()
+        self._windows_done = 0
+        self._windows_wanted = 0
+        self._started = monotonic()
+        self._next_progress = 0.0
+
+    # --- at start -------------------------------------------------------------------------
+
+    def examine(self) -> list[Plan]:
+        """Read the store's end and its faults. Blocks on the disk; call before the live run."""
+        store = self._outputs.features
+        duration_ms = self._flow.settings.windows.duration_ms
+        symbols = self._flow.symbols
+        lasts = store.last_rows(symbols)
+        ids = store.last_known_ids(symbols)
+        marks = read_bookmarks(store.folder)
+        plans = []
+        for symbol in symbols:
+            last = lasts.get(symbol)
+            if last is None:
+                plans.append(_plan_of_bookmark(symbol, marks.get(symbol)))
+                continue
+            since_ms = last.window_start_ms - AGG_TRADES_REACH_MS
+            report = store.find_breaks(symbol, since_ms, duration_ms)
+            wanted = [(hole.start_ms, hole.end_ms) for hole in report.missing]
+            wanted += [(start, start + duration_ms) for start in report.incomplete]
+            spans = [
+                span
+                for start_ms, end_ms in _joined(wanted)
+                if (span := self._span(symbol, start_ms, end_ms)) is not None
+            ]
+            known = ids.get(symbol)
+            plans.append(
+                Plan(
+                    symbol,
+                    last,
+                    last.window_end_ms,
+                    None if known is None else known + 1,
+                    known is not None,
+                    tuple(spans),
+                    min(report.broken, default=None),
+                )
+            )
+        return plans
+
+    def adopt(self, plans: Iterable[Plan]) -> None:
+        """Continue from the store: CVD, what need not be written again, and the work found."""
+        for plan in plans:
+            self._bookmarked.add(plan.symbol)
+            if plan.resume_ms is None:
+                self._bookmarked.discard(plan.symbol)
+                continue
+            self._waiting[plan.symbol] = plan
+            if plan.last is not None:
+                self._outputs.adopt(self._flow, plan.last)
+            for span in plan.spans:
+                self._add(span, carry_on=True)
+
+    # --- while running --------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Rebuild what is known to be lacking, until cancelled."""
+        gate = asyncio.Semaphore(self._settings.concurrency)
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._begin_holes()
+                await self._bookmark()
+                await self._take_stale()
+                for symbol in [s for s in self._jobs if s not in self._busy]:
+                    self._busy.add(symbol)
+                    group.create_task(self._work(symbol, gate), name=f"recover-{symbol}")
+                await asyncio.sleep(self._settings.tick_s)
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Windows rebuilt and wanted, symbols at work, and the estimated seconds left."""
+        done, wanted = self._windows_done, self._windows_wanted
+        elapsed_s = self._monotonic() - self._started
+        left_s = elapsed_s * (wanted - done) / done if 0 < done < wanted else None
+        return {
+            "windows_done": done,
+            "windows_wanted": wanted,
+            "symbols_busy": len(self._busy),
+            "eta_s": left_s,
+        }
+
+    def _begin_holes(self) -> None:
+        """Once a symbol's live run has begun, the hole before it has an end."""
+        builder = self._flow.builder
+        if builder.first_start_ms is None:
+            return
+        for symbol, plan in list(self._waiting.items()):
+            del self._waiting[symbol]
+            end_ms = builder.first_start_ms
+            resume_ms = plan.resume_ms or end_ms
+            reach_ms = builder.route_ms - AGG_TRADES_REACH_MS
+            if plan.broken_from_ms is not None:
+                self._storage.submit_chain(symbol, plan.broken_from_ms)
+            if resume_ms >= end_ms or plan.resume_id is None:
+                continue
+            if resume_ms < reach_ms:
+                self._out_of_reach(plan, resume_ms, reach_ms)
+                continue
+            self._add(
+                Span(symbol, resume_ms, end_ms, plan.resume_id, plan.resume_known), carry_on=True
+            )
+
+    def _out_of_reach(self, plan: Plan, from_ms: int, reach_ms: int) -> None:
+        log.error("recovery.out_of_reach", symbol=plan.symbol, from_ms=from_ms, until_ms=reach_ms)
+        self._publish(
+            GapEvent(
+                kind="trades",
+                symbol=plan.symbol,
+                first_id=plan.resume_id,
+                last_id=None,
+                state=GapState.EXPIRED,
+                cause="not running",
+                from_ms=from_ms,
+                until_ms=None,
+                repairable_until_ms=from_ms + AGG_TRADES_REACH_MS,
+                at_ns=self._wall_ns(),
+            )
+        )
+
+    async def _take_stale(self) -> None:
+        stale, self._flow.stale = self._flow.stale, set()
+        if not stale:
+            return
+        duration_ms = self._flow.settings.windows.duration_ms
+        by_symbol: dict[str, list[tuple[int, int]]] = {}
+        for index, start_ms in stale:
+            symbol = self._flow.symbols[index]
+            by_symbol.setdefault(symbol, []).append((start_ms, start_ms + duration_ms))
+        for symbol, wanted in by_symbol.items():
+            for start_ms, end_ms in _joined(wanted):
+                span = await asyncio.to_thread(self._span, symbol, start_ms, end_ms)
+                if span is not None:
+                    self._add(span, carry_on=True)
+
+    async def _bookmark(self) -> None:
+        """Remember durably where a fresh store began."""
+        start_ms = self._flow.builder.first_start_ms
+        if start_ms is None or len(self._bookmarked) == len(self._flow.symbols):
+            return
+        fresh = {
+            symbol: Bookmark(start_ms, sequence.first_id)
+            for symbol, sequence in zip(
+                self._flow.symbols, self._flow.validator.sequences, strict=True
+            )
+            if symbol not in self._bookmarked and sequence.first_id is not None
+        }
+        if fresh:
+            self._bookmarked.update(fresh)
+            await asyncio.to_thread(write_bookmarks, self._outputs.features.folder, fresh)
+
+    # --- rebuilding -----------------------------------------------------------------------
+
+    def _add(self, span: Span, *, carry_on: bool) -> None:
+        self._jobs.setdefault(span.symbol, []).append((span, carry_on))
+        duration_ms = self._flow.settings.windows.duration_ms
+        self._windows_wanted += (span.end_ms - span.first_start_ms) // duration_ms
+
+    async def _work(self, symbol: str, gate: asyncio.Semaphore) -> None:
+        try:
+            async with gate:
+                for span, carry_on in self._jobs.pop(symbol, []):
+                    await self._rebuild(span, carry_on=carry_on)
+        finally:
+            self._busy.discard(symbol)
+
+    async def _rebuild(self, span: Span, *, carry_on: bool) -> None:
+        """Rebuild a span, through failures, from where it stands."""
+        wait_s = self._settings.retry_s
+        while span.first_start_ms < span.end_ms:
+            try:
+                async for done in self._rebuild_once(span, carry_on=carry_on):
+                    span = done
+                    wait_s = self._settings.retry_s
+                return
+            except ExchangeError as error:
+                log.warning(
+                    "recovery.waiting", symbol=span.symbol, error=str(error), retry_s=wait_s
+                )
+                await asyncio.sleep(wait_s)
+                wait_s = min(2 * wait_s, self._settings.retry_cap_s)
+
+    async def _rebuild_once(self, span: Span, *, carry_on: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+        """Yields what is left of the span after each part that was written."""
+        settings = self._flow.settings
+        analysis = WindowAnalysis(span.symbol, settings)
+        await self._warm(analysis, span)
+        part: dict[int, FeatureRow] = {}
+        next_id = span.from_id
+        async for batches in rebuild(self._history, span, settings.windows, settings.validator):
+            for batch in batches:
+                for closed in analysis.analyse(batch):
+                    part[closed.row.window_start_ms] = closed.row
+                    next_id = (closed.row.last_agg_id or next_id - 1) + 1
+            end_ms = batches[-1].end_ms
+            is_last = end_ms >= span.end_ms
+            if len(part) >= self._settings.chunk_windows or is_last:
+                await self._storage.write_recovered(span.symbol, part, last=is_last and carry_on)
+                self._windows_done += len(part)
+                part = {}
+                yield msgspec.structs.replace(
+                    span, first_start_ms=end_ms, from_id=next_id, from_known=True
+                )
+            self._report(span.symbol, end_ms)
+
+    async def _warm(self, analysis: WindowAnalysis, span: Span) -> None:
+        look_back_ms = 3_600_000
+        rows = await asyncio.to_thread(
+            self._outputs.features.read_rows,
+            span.symbol,
+            span.first_start_ms - look_back_ms,
+            span.first_start_ms,
+        )
+        if rows:
+            analysis.pipeline.warm(span.symbol, [], rows)
+            analysis.analyzer.warm(span.symbol, rows)
+
+    def _span(self, symbol: str, start_ms: int, end_ms: int) -> Span | None:
+        """A span to rebuild, beginning after the last trade known before it. Blocks on the disk."""
+        store = self._outputs.features
+        before = store.read(symbol, start_ms - AGG_TRADES_REACH_MS, start_ms, ["last_agg_id"])
+        ids = [value for value in before.column(0).to_pylist() if value is not None]
+        if ids:
+            return Span(symbol, start_ms, end_ms, int(ids[-1]) + 1, from_known=True)
+        inside = store.read(symbol, start_ms, None, ["first_agg_id"])
+        later = [value for value in inside.column(0).to_pylist() if value is not None]
+        if not later:
+            return None
+        return Span(symbol, start_ms, end_ms, int(later[0]), from_known=False)
+
+    def _report(self, symbol: str, until_ms: int) -> None:
+        now = self._monotonic()
+        if now < self._next_progress:
+            return
+        self._next_progress = now + self._settings.progress_s
+        log.info("recovery.progress", symbol=symbol, until_ms=until_ms, **self.statistics())
+
+
+def read_bookmarks(folder: Path) -> dict[str, Bookmark]:
+    """Where the store began per symbol; empty if there is no (readable) file."""
+    try:
+        return msgspec.json.decode((folder / BOOKMARK_FILE).read_bytes(), type=dict[str, Bookmark])
+    except (OSError, msgspec.DecodeError):
+        return {}
+
+
+def write_bookmarks(folder: Path, fresh: Mapping[str, Bookmark]) -> None:
+    """Add symbols to the file."""
+    content = msgspec.json.encode({**read_bookmarks(folder), **fresh})
+    write_atomic(folder / BOOKMARK_FILE, content, overwrite=True)
+
+
+def _plan_of_bookmark(symbol: str, mark: Bookmark | None) -> Plan:
+    if mark is None:
+        return Plan(symbol, None, None, None, False, (), None)
+    return Plan(symbol, None, mark.window_start_ms, mark.first_agg_id, False, (), None)
+
+
+def _joined(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Adjacent and overlapping spans made one."""
+    joined: list[tuple[int, int]] = []
+    for start_ms, end_ms in sorted(spans):
+        if joined and start_ms <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(joined[-1][1], end_ms))
+        else:
+            joined.append((start_ms, end_ms))
+    return joined

@@ -1,0 +1,225 @@
+"""Everything that touches the disk, in one task: flushes, revisions, merges, quarantine and ledger.
+
+Consumes what the synchronous flow left (pending rows, rebuilt windows, rejected input) and writes it
+in worker threads, one write at a time, so that a revision never races a flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+import structlog
+
+from domain.errors import StorageError
+from domain.events import GapEvent, GapState
+from domain.features import FeatureRow
+from lake.gap_ledger import GapLedger
+from lake.quarantine import Quarantine
+from market_orchestrator.market_flow import MarketFlow
+from market_orchestrator.outputs import Outputs, Revision
+
+log = structlog.get_logger()
+
+
+class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds between flushes, between merges of small files, and the pause that gathers repairs.
+
+    Attributes:
+        flush_s: feature rows and signals reach the disk this often.
+        side_flush_s: so do quarantine and gap ledger.
+        merge_s: small files of the open day are merged this often.
+        gather_s: repairs arriving within this time are written as one batch.
+    """
+
+    flush_s: float = 60.0
+    side_flush_s: float = 1.0
+    merge_s: float = 3_600.0
+    gather_s: float = 0.3
+
+
+class Storage:
+    """Owner of the disk for one run."""
+
+    def __init__(
+        self,
+        flow: MarketFlow,
+        outputs: Outputs,
+        quarantine: Quarantine,
+        ledger: GapLedger,
+        settings: StorageSettings,
+        *,
+        monotonic: Callable[[], float],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self._flow = flow
+        self._outputs = outputs
+        self._quarantine = quarantine
+        self._ledger = ledger
+        self._settings = settings
+        self._monotonic = monotonic
+        self._wall_ns = wall_ns
+        self._rebuilt: dict[str, dict[int, FeatureRow]] = {}
+        self._chains: dict[str, int] = {}
+        self._wake = asyncio.Event()
+        self._disk = asyncio.Lock()
+        self._failed_flushes = 0
+
+    def submit(self, symbol: str, rebuilt: Mapping[int, FeatureRow]) -> None:
+        """Windows rebuilt from trades, to be worked into the store."""
+        self._rebuilt.setdefault(symbol, {}).update(rebuilt)
+        self._wake.set()
+
+    def submit_chain(self, symbol: str, from_ms: int) -> None:
+        """The stored CVD does not add up from this window on: carry it on again."""
+        self._chains[symbol] = min(from_ms, self._chains.get(symbol, from_ms))
+        self._wake.set()
+
+    def reject(self) -> None:
+        """Take rejected input from the flow into the quarantine."""
+        for rejection in self._flow.take_rejections():
+            at_ns = rejection.receive_time_ns if rejection.receive_time_ns > 0 else self._wall_ns()
+            self._quarantine.add(
+                rejection.reason, rejection.payload, at_ns=at_ns, symbol=rejection.symbol
+            )
+
+    def record_gap(self, event: GapEvent) -> None:
+        """Enter a hole, or what became of it, into the ledger."""
+        if event.state is GapState.OPEN or event.kind == "depth":
+            self._ledger.found(
+                event.kind,
+                event.symbol,
+                event.first_id,
+                event.last_id,
+                cause=event.cause,
+                at_ns=event.at_ns,
+                from_ms=event.from_ms,
+                until_ms=event.until_ms,
+                repairable_until_ms=event.repairable_until_ms,
+                state=event.state,
+            )
+        elif event.first_id is not None:
+            self._ledger.resolve(
+                event.kind,
+                event.symbol,
+                event.first_id,
+                event.last_id,
+                event.state,
+                at_ns=event.at_ns,
+                by="rest" if event.state is GapState.REPAIRED else None,
+            )
+
+    async def run(self) -> None:
+        """Write what is due until cancelled; ``finish`` writes the rest."""
+        next_flush = self._monotonic() + self._settings.flush_s
+        next_side = self._monotonic() + self._settings.side_flush_s
+        next_merge = self._monotonic() + self._settings.merge_s
+        while True:
+            wait_s = max(0.0, min(next_flush, next_side, next_merge) - self._monotonic())
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            if self._wake.is_set():
+                await asyncio.sleep(self._settings.gather_s)
+                await self.revise()
+            now = self._monotonic()
+            if now >= next_side:
+                next_side = now + self._settings.side_flush_s
+                await self._in_thread(self._flush_side)
+            if now >= next_flush:
+                next_flush = now + self._settings.flush_s
+                await self._in_thread(self._flush_rows)
+            if now >= next_merge:
+                next_merge = now + self._settings.merge_s
+                await self._in_thread(self._merge)
+
+    async def revise(self) -> None:
+        """Work the submitted windows into the store, carry CVD on, write, publish."""
+        async with self._disk:
+            self._wake.clear()
+            submitted, self._rebuilt = self._rebuilt, {}
+            chains, self._chains = self._chains, {}
+            revisions = [
+                await self._revise_symbol(symbol, submitted.get(symbol, {}), chains.get(symbol))
+                for symbol in sorted({*submitted, *chains})
+            ]
+            if revisions:
+                await asyncio.to_thread(self._outputs.write, revisions)
+                self._outputs.announce(revisions)
+
+    async def write_recovered(
+        self, symbol: str, rebuilt: Mapping[int, FeatureRow], *, last: bool
+    ) -> None:
+        """Write a part of a recovered span; with ``last`` the CVD is carried on to now."""
+        if not rebuilt:
+            return
+        async with self._disk:
+            until_ms = None if last else max(rebuilt) + 1
+            revision = await self._revise_symbol(symbol, rebuilt, None, until_ms)
+            await asyncio.to_thread(self._outputs.write, [revision])
+            self._outputs.announce([revision])
+
+    async def finish(self) -> None:
+        """Write everything that is left.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        if self._rebuilt or self._chains:
+            await self.revise()
+        async with self._disk:
+            self.reject()
+            await asyncio.to_thread(self._flush_side)
+            await asyncio.to_thread(self._outputs.features.flush)
+            await asyncio.to_thread(self._outputs.signals.flush)
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Failed flushes and repairs waiting to be written."""
+        return {
+            "failed_flushes": self._failed_flushes,
+            "waiting_repairs": sum(map(len, self._rebuilt.values())),
+        }
+
+    async def _revise_symbol(
+        self,
+        symbol: str,
+        rebuilt: Mapping[int, FeatureRow],
+        from_ms: int | None,
+        until_ms: int | None = None,
+    ) -> Revision:
+        revision = await asyncio.to_thread(
+            self._outputs.revise, symbol, rebuilt, from_ms=from_ms, until_ms=until_ms
+        )
+        if until_ms is None:
+            revision = self._outputs.carry_on(revision)
+            self._flow.restore_cvd(symbol, revision.state)
+        return revision
+
+    async def _in_thread(self, work: Callable[[], None]) -> None:
+        async with self._disk:
+            await asyncio.to_thread(work)
+
+    def _flush_side(self) -> None:
+        self._quarantine.flush()
+        try:
+            self._ledger.flush()
+        except StorageError as error:
+            log.error("storage.ledger_failed", error=str(error))
+
+    def _flush_rows(self) -> None:
+        """A failed flush keeps its rows for the next one; the store refuses when too many wait."""
+        try:
+            self._outputs.features.flush()
+            self._outputs.signals.flush()
+        except StorageError as error:
+            self._failed_flushes += 1
+            log.error("storage.flush_failed", error=str(error), failures=self._failed_flushes)
+
+    def _merge(self) -> None:
+        try:
+            self._outputs.features.compact_due(self._flow.builder.route_ms)
+        except StorageError as error:
+            log.error("storage.merge_failed", error=str(error))

@@ -1,0 +1,477 @@
+"""Rolling measures against plain recomputation from all that came before."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from domain.features import FeatureRow
+from flow_analyzer import BurstSettings, FlowSettings, TradeFlowAnalyzer
+from microstructure.flow_history import ArrivalBurst, NetFlow, cusum
+from microstructure.rolling_sizes import RollingThreshold, size_distributions
+from tests.flow_windows import Trade, window_batch
+
+
+@pytest.fixture(scope="module")
+def vectors(recordings_dir: Path) -> dict[str, dict]:
+    path = recordings_dir.parent / "vectors.json"
+    if not path.is_file():
+        pytest.skip("no worked examples beside the recorded market data")
+    return {vector["id"]: vector for vector in json.loads(path.read_bytes())["vectors"]}
+
+
+def _market(seed: int, windows: int, per_window: int, duration_ms: int = 5000) -> list[list[Trade]]:
+    """Seeded windows whose price follows the flow, with ties in time and a heavy size tail."""
+    rng = random.Random(seed)
+    price, result, number = 10_000.0, [], 0
+    for k in range(windows):
+        times = sorted(rng.randrange(0, duration_ms, 50) for _ in range(rng.randrange(per_window)))
+        window = []
+        for time_ms in times:
+            number += 1
+            is_sell = rng.random() < 0.5
+            size = min(rng.paretovariate(1.3), 1000.0)
+            price += (-1 if is_sell else 1) * 0.02 * size + rng.gauss(0, 0.1)
+            window.append(
+                Trade(
+                    number,
+                    Decimal(f"{price:.2f}"),
+                    Decimal(f"{size:.3f}"),
+                    is_sell,
+                    k * duration_ms + time_ms,
+                )
+            )
+        result.append(window)
+    return result
+
+
+def _run(analyzer: TradeFlowAnalyzer, windows: list[list[Trade]], **options):
+    found = []
+    for k, window in enumerate(windows):
+        found += analyzer.analyze(window_batch([window], start_ms=5000 * k, **options))
+    return found
+
+
+# --- whale threshold ----------------------------------------------------------------------
+
+
+def _threshold(quantile: float, values: list[float], *, size: int = 5000, minimum: int = 1):
+    rolling = RollingThreshold(1, quantile=quantile, size=size, minimum=minimum)
+    for value in values:
+        rolling.append(np.array([0]), np.array([1]), np.array([value], dtype=np.float64))
+    return rolling.of(0)
+
+
+def test_vector_whale_quantile(vectors):
+    vector = vectors["whale_quantile"]
+    past, expected = vector["inputs"]["past_notional"], vector["expected"]
+    found = _threshold(0.9, past)
+    assert found.value == pytest.approx(expected["q90"])
+    assert (vector["inputs"]["new_notional"] >= found.value) is expected["whale_at_q90"]
+    assert _threshold(0.75, past).value == pytest.approx(expected["q75"])
+
+
+@pytest.mark.parametrize("kind", ["heavy", "rising", "falling", "few_values", "constant"])
+def test_the_threshold_is_the_quantile_of_the_last_sweeps(kind: str):
+    rng = np.random.default_rng(3)
+    symbols, size = 3, 400
+    rolling = RollingThreshold(symbols, quantile=0.97, size=size, minimum=50)
+    past: list[list[float]] = [[] for _ in range(symbols)]
+    for step in range(150):
+        owners = np.flatnonzero(rng.random(symbols) < 0.8)
+        if owners.size == 0:
+            continue
+        counts = rng.integers(1, 40, owners.size) if step != 70 else np.full(owners.size, 2 * size)
+        values = rng.pareto(1.2, int(counts.sum())) + 1
+        if kind in {"rising", "falling"}:
+            values *= 1.1 ** (step if kind == "rising" else -step)
+        elif kind == "few_values":
+            values = rng.choice([1.0, 2.0, 3.0], values.size, p=[0.9, 0.08, 0.02])
+        elif kind == "constant":
+            values[:] = 7.0
+        rolling.append(owners, counts, values)
+        for owner, new in zip(owners, np.split(values, np.cumsum(counts)[:-1]), strict=True):
+            past[owner] = (past[owner] + new.tolist())[-size:]
+        for owner in range(symbols):
+            found = rolling.of(owner)
+            if len(past[owner]) < 50:
+                assert found is None
+                continue
+            assert found.value == pytest.approx(np.quantile(past[owner], 0.97), rel=1e-12)
+            assert found.is_above_median == (found.value > np.median(past[owner]))
+
+
+def test_a_floor_raises_the_threshold():
+    rolling = RollingThreshold(1, quantile=0.5, size=10, minimum=1, floor=50.0)
+    rolling.append(np.array([0]), np.array([3]), np.array([1.0, 2.0, 3.0]))
+    assert rolling.of(0).value == 50.0
+
+
+def test_quantile_whales_are_measured_against_earlier_windows_only():
+    settings = FlowSettings(whale_quantile_minimum=30, whale_quantile_sweeps=100)
+    windows = _market(seed=1, windows=60, per_window=20)
+    past: list[float] = []
+    for found, window in zip(
+        _run(TradeFlowAnalyzer(["A"], settings), windows), windows, strict=True
+    ):
+        sweeps: dict[tuple[int, bool], list[Trade]] = {}
+        for trade in window:
+            sweeps.setdefault((trade.time_ms, trade.is_sell), []).append(trade)
+        notionals = [float(sum(t.price * t.quantity for t in group)) for group in sweeps.values()]
+        if len(past) < 30:
+            assert found.whale_threshold_quantile_notional is None
+            assert found.whale_quantile_count is found.whale_quantile_delta is None
+        else:
+            threshold = float(np.quantile(past[-100:], 0.99))
+            assert found.whale_threshold_quantile_notional == pytest.approx(threshold, rel=1e-12)
+            whales = [
+                group
+                for group, notional in zip(sweeps.values(), notionals, strict=True)
+                if notional >= threshold
+            ]
+            assert found.whale_quantile_count == len(whales)
+            signed = [-t.quantity if t.is_sell else t.quantity for group in whales for t in group]
+            assert found.whale_quantile_delta == sum(signed)
+        past += notionals
+    assert sum(
+        m.whale_quantile_count or 0 for m in _run(TradeFlowAnalyzer(["A"], settings), windows)
+    )
+
+
+def test_trades_of_one_size_are_not_all_whales():
+    settings = FlowSettings(whale_quantile_minimum=5)
+    window = [Trade(k, Decimal(10), Decimal(1), False, 100 * k) for k in range(10)]
+    first, second = _run(
+        TradeFlowAnalyzer(["A"], settings),
+        [window, [t._replace(time_ms=t.time_ms + 5000) for t in window]],
+    )
+    assert first.whale_quantile_count is None
+    assert (second.whale_threshold_quantile_notional, second.whale_quantile_count) == (10.0, 0)
+
+
+# --- sizes --------------------------------------------------------------------------------
+
+
+def test_quantiles_and_hill_exponent_follow_their_definitions():
+    values = np.sort(np.random.default_rng(5).pareto(1.5, (4, 230)) + 1, axis=1)
+    for row, (q50, q90, q99, hill) in zip(values, size_distributions(values), strict=True):
+        assert [q50, q90, q99] == pytest.approx(np.quantile(row, [0.5, 0.9, 0.99]).tolist())
+        top = sorted(row, reverse=True)
+        k = 15  # floor(sqrt(230))
+        assert hill == pytest.approx(k / sum(math.log(x / top[k]) for x in top[:k]))
+
+
+def test_equal_largest_values_have_no_tail_exponent():
+    assert size_distributions(np.full((1, 100), 3.0)) == [(3.0, 3.0, 3.0, None)]
+
+
+@pytest.mark.parametrize("per_window", [30, 600])
+def test_sizes_are_of_the_window_or_of_the_last_trades_if_it_has_fewer(per_window: int):
+    settings = FlowSettings(size_trades=200, size_minimum=50)
+    windows = _market(seed=2, windows=25, per_window=per_window)
+    windows[7] = []
+    past: list[float] = []
+    for found, window in zip(
+        _run(TradeFlowAnalyzer(["A"], settings), windows), windows, strict=True
+    ):
+        past += [float(t.price * t.quantity) for t in window]
+        sample = past[-max(200, len(window)) :]
+        if len(sample) < 50:
+            assert found.trade_notional_q50 is found.hill_alpha is None
+            continue
+        quantiles = [found.trade_notional_q50, found.trade_notional_q90, found.trade_notional_q99]
+        assert quantiles == pytest.approx(np.quantile(sample, [0.5, 0.9, 0.99]).tolist())
+        assert found.hill_alpha is not None
+
+
+def test_sizes_of_symbols_do_not_mix():
+    settings = FlowSettings(size_trades=60, size_minimum=20)
+    both = TradeFlowAnalyzer(["A", "B"], settings)
+    alone = TradeFlowAnalyzer(["A", "B"], settings)
+    first, second = _market(3, 12, 40), _market(4, 12, 80)
+    for k, pair in enumerate(zip(first, second, strict=True)):
+        together = both.analyze(window_batch(pair, start_ms=5000 * k))
+        single = [
+            alone.analyze(window_batch([window], start_ms=5000 * k, symbol_index=[i]))[0]
+            for i, window in enumerate(pair)
+        ]
+        assert together == single
+
+
+# --- bursts -------------------------------------------------------------------------------
+
+
+def test_vector_cusum_burst(vectors):
+    vector = vectors["cusum_burst"]
+    params, expected = vector["params"], vector["expected"]
+    score, scores, alarms = 0.0, [], []
+    for k, count in enumerate(vector["inputs"]["counts"]):
+        z = (count - params["mean"]) / params["sd"]
+        score, is_alarm = cusum(score, z, params["k"], params["h"])
+        scores.append(score)
+        if is_alarm:
+            alarms.append(k)
+            score = 0.0
+    assert scores == pytest.approx(expected["S"])
+    assert alarms == expected["alarms"]
+
+
+def _burst(**options) -> ArrivalBurst:
+    return ArrivalBurst(BurstSettings(warmup_s=0, **options), mean=5.0, deviation=1.0)
+
+
+def test_an_alarm_is_followed_by_a_cooldown():
+    burst = _burst(cooldown_s=5)
+    assert burst.observe([30], is_complete=True)[0] == 1
+    assert burst.observe([30] * 5, is_complete=True)[0] == 0
+    assert burst.observe([30], is_complete=True)[0] == 1
+
+
+def test_alarm_and_cooldown_do_not_move_the_mean():
+    burst = _burst(cooldown_s=5)
+    before = burst.observe([5], is_complete=False)[1]
+    burst.observe([5, 500, 500, 500, 500, 500, 500], is_complete=True)
+    assert before == 0.0
+    assert burst.observe([5], is_complete=False)[1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_new_usual_rate_is_learnt_in_the_end():
+    burst = ArrivalBurst(BurstSettings(half_life_s=60))
+    burst.observe([5] * 300, is_complete=True)
+    assert burst.observe([80] * 120, is_complete=True)[0] > 5
+    burst.observe([80] * 900, is_complete=True)
+    assert burst.observe([80] * 120, is_complete=True) == (0, pytest.approx(0.0, abs=0.5))
+
+
+def test_bursts_need_a_warm_up():
+    burst = ArrivalBurst(BurstSettings(warmup_s=60))
+    assert burst.observe([1] * 59 + [1000], is_complete=True) == (0, None)
+
+
+def test_mean_and_deviation_are_the_plain_ones_while_few_seconds_are_known():
+    counts = [3, 9, 4, 4, 12, 7, 0, 5]
+    burst = ArrivalBurst(BurstSettings(warmup_s=len(counts)))
+    burst.observe(counts, is_complete=True)
+    z = burst.observe([11], is_complete=True)[1]
+    assert z == pytest.approx((11 - np.mean(counts)) / np.std(counts))
+
+
+def test_a_rush_of_trades_counts_as_a_burst():
+    analyzer = TradeFlowAnalyzer(["A"])
+    calm = [[_plain(k, 5000 * k + 100)] for k in range(30)]
+    rush = [_plain(100 + k, 150_000 + 2000 + k) for k in range(200)]
+    found = _run(analyzer, [*calm, rush])
+    assert [m.burst_count for m in found] == [0] * 30 + [1]
+    assert found[-1].arrival_z > 10
+    assert found[5].arrival_z is None
+
+
+def _plain(number: int, time_ms: int) -> Trade:
+    return Trade(number, Decimal(100), Decimal(1), False, time_ms)
+
+
+# --- absorption ---------------------------------------------------------------------------
+
+
+def _absorption(past: list[list[Trade]], window: list[Trade], start_ms: int, minimum: int):
+    closes: dict[int, float] = {}
+    flows: dict[int, float] = {}
+    for trade in (t for w in past for t in w):
+        second = trade.time_ms // 1000
+        closes[second] = float(trade.price)
+        flows[second] = flows.get(second, 0.0) + float(trade.quantity) * (
+            -1 if trade.is_sell else 1
+        )
+    seconds = sorted(closes)
+    bars = [
+        (flows[b], closes[b] - closes[a])
+        for a, b in zip(seconds, seconds[1:], strict=False)
+        if b >= start_ms // 1000 - 600
+    ]
+    if len(bars) < minimum:
+        return None
+    x, y = np.array(bars).T
+    slope, intercept = np.polyfit(x, y, 1)
+    error = math.sqrt(np.sum((y - slope * x - intercept) ** 2) / (len(bars) - 2))
+    delta = float(sum(-t.quantity if t.is_sell else t.quantity for t in window))
+    if slope <= 0:
+        return None
+    if delta == 0:
+        return 0.0
+    move = float(window[-1].price) - closes[seconds[-1]]
+    return math.copysign(1, delta) * (slope * delta - move) / (error * math.sqrt(5))
+
+
+def test_absorption_is_the_residual_of_past_impact():
+    windows = _market(seed=8, windows=160, per_window=25)
+    windows[100] = []
+    settings = FlowSettings(impact_minimum=50)
+    found = _run(TradeFlowAnalyzer(["A"], settings), windows)
+    for k, window in enumerate(windows):
+        expected = _absorption(windows[:k], window, 5000 * k, 50)
+        assert (found[k].absorption is None) == (expected is None)
+        if expected is not None:
+            assert found[k].absorption == pytest.approx(expected, rel=1e-6)
+    assert found[100].absorption == 0.0
+    assert sum(m.absorption is not None for m in found) > 100
+
+
+def test_absorption_is_unknown_where_buying_does_not_lift_the_price():
+    falling = [
+        [
+            Trade(
+                5 * k + j, Decimal(10_000 - 5 * k - j), Decimal(1 + j), False, 5000 * k + 1000 * j
+            )
+            for j in range(5)
+        ]
+        for k in range(60)
+    ]
+    found = _run(TradeFlowAnalyzer(["A"]), falling)
+    assert all(m.absorption is None for m in found)
+
+
+# --- net flow and holes -------------------------------------------------------------------
+
+
+def test_net_flow_over_minutes_sums_the_last_windows_exactly():
+    windows = _market(seed=9, windows=200, per_window=6)
+    found = _run(TradeFlowAnalyzer(["A"]), windows)
+    for name, count in (("1m", 12), ("5m", 60), ("15m", 180)):
+        values = [getattr(m, f"net_flow_quote_{name}") for m in found]
+        assert values[: count - 1] == [None] * (count - 1)
+        for k in range(count - 1, 200):
+            assert values[k] == sum(m.net_flow_quote for m in found[k - count + 1 : k + 1])
+
+
+def test_net_flow_needs_windows_that_divide_its_horizon():
+    analyzer = TradeFlowAnalyzer(["A"])
+    found = [
+        analyzer.analyze(window_batch([[]], start_ms=k * 120_000, duration_ms=120_000))[0]
+        for k in range(20)
+    ]
+    assert all(m.net_flow_quote_1m is m.net_flow_quote_5m is None for m in found)
+    assert all(m.net_flow_quote_15m is None for m in found)  # 7.5 windows
+
+
+def test_a_hole_or_an_incomplete_window_restarts_net_flow():
+    analyzer = TradeFlowAnalyzer(["A"])
+    known = []
+    for k in range(60):
+        if k != 20:
+            batch = window_batch([[]], start_ms=5000 * k, complete=[k != 40])
+            if analyzer.analyze(batch)[0].net_flow_quote_1m is not None:
+                known.append(k)
+    assert known == [*range(11, 20), *range(32, 40), *range(52, 60)]
+
+
+def test_a_hole_restarts_what_is_measured_in_seconds():
+    windows = _market(seed=8, windows=80, per_window=25)
+    analyzer = TradeFlowAnalyzer(["A"])
+    before = _run(analyzer, windows)[-1]
+    assert before.arrival_z is not None
+    assert before.absorption is not None
+    later = [t._replace(time_ms=t.time_ms - 79 * 5000 + 900_000) for t in windows[79]]
+    (after,) = analyzer.analyze(window_batch([later], start_ms=900_000))
+    assert after.arrival_z is after.absorption is None
+    assert after.trade_notional_q50 is not None
+
+
+def test_an_incomplete_window_is_not_scored_and_teaches_no_impact():
+    windows = _market(seed=8, windows=81, per_window=25)
+    analyzer, other = TradeFlowAnalyzer(["A"]), TradeFlowAnalyzer(["A"])
+    for part in (analyzer, other):
+        _run(part, windows[:79])
+    odd = [Trade(9000, Decimal(20_000), Decimal(900), True, 79 * 5000)]
+    (scored,) = analyzer.analyze(window_batch([odd], start_ms=79 * 5000, complete=[False]))
+    assert scored.arrival_z is scored.absorption is None
+    (after,) = analyzer.analyze(window_batch([windows[80]], start_ms=80 * 5000))
+    assert after.absorption is None  # no price to count the move from
+    assert after.arrival_z is not None
+
+
+def test_windows_that_are_not_whole_seconds_have_no_second_measures():
+    analyzer = TradeFlowAnalyzer(["A"])
+    for k in range(600):
+        trades = [_plain(k, 250 * k)]
+        (found,) = analyzer.analyze(window_batch([trades], start_ms=250 * k, duration_ms=250))
+    assert (found.burst_count, found.arrival_z, found.absorption) == (0, None, None)
+    assert found.net_flow_quote_1m == 240 * 100
+
+
+def _row(start_ms: int, net_flow: float, *, complete: bool = True) -> FeatureRow:
+    numbers = dict.fromkeys(
+        ("volume", "quote_volume", "buy_volume", "sell_volume", "delta", "cvd", "flow_imbalance"),
+        0.0,
+    )
+    whales = dict.fromkeys(("whale_buy_volume", "whale_sell_volume", "whale_delta"), 0.0)
+    counts = dict.fromkeys(
+        (
+            "revision", "missing_trades", "trade_count", "fill_count", "whale_count", "burst_count",
+            "suspect_count", "cvd_anchor_ms", "depth_frames",
+        ),
+        0,
+    )  # fmt: skip
+    unknown = dict.fromkeys(
+        (
+            "first_agg_id", "last_agg_id", "open", "high", "low", "close", "vwap", "realized_vol",
+            "spread_bps", "microprice", "book_imbalance", "ofi",
+        )
+    )  # fmt: skip
+    return FeatureRow(
+        symbol="A",
+        window_start_ms=start_ms,
+        window_end_ms=start_ms + 5000,
+        complete=complete,
+        cvd_complete=True,
+        origin="live",
+        net_flow_quote=net_flow,
+        **numbers,
+        **whales,
+        **counts,
+        **unknown,
+    )
+
+
+@pytest.mark.parametrize("live_first", [False, True])
+def test_stored_windows_warm_net_flow_before_and_after_live_ones(live_first: bool):
+    analyzer = TradeFlowAnalyzer(["A"])
+    rows = [_row(5000 * k, 0.1 * (k + 1)) for k in range(10)]
+    live = [[_plain(k, 5000 * k)] for k in range(10, 14)]
+    if live_first:
+        _analyze_from(analyzer, live[:1], 10)
+        assert analyzer.warm("A", rows) == 10
+        found = _analyze_from(analyzer, live[1:], 11)
+    else:
+        assert analyzer.warm("A", rows) == 10
+        found = _analyze_from(analyzer, live, 10)[1:]
+    stored = [Decimal(repr(0.1 * (k + 1))) for k in range(10)]
+    assert [m.net_flow_quote_1m for m in found] == [
+        sum(stored[first:]) + 100 * count for first, count in ((0, 2), (1, 3), (2, 4))
+    ]
+
+
+def _analyze_from(analyzer: TradeFlowAnalyzer, windows: list[list[Trade]], first: int):
+    return [
+        analyzer.analyze(window_batch([window], start_ms=5000 * k))[0]
+        for k, window in enumerate(windows, first)
+    ]
+
+
+def test_only_complete_consecutive_windows_warm():
+    rows = [_row(5000 * k, 1.0, complete=k != 3) for k in range(8) if k != 5]
+    assert TradeFlowAnalyzer(["A"]).warm("A", rows) == 2
+    analyzer = TradeFlowAnalyzer(["A"])
+    analyzer.analyze(window_batch([[]], start_ms=50_000))
+    assert analyzer.warm("A", rows) == 0  # they end before the history begins
+    assert analyzer.warm("A", []) == 0
+
+
+def test_net_flow_of_no_window_is_unknown():
+    assert NetFlow(12).over(0) is None
+    assert NetFlow(12).over(1) is None
