@@ -1,4 +1,4 @@
-# Targets: setup run test test-long check format bench bench-setup lock clean
+# Targets: setup run test test-long check format bench bench-setup docs lock clean
 # Windows without make: the README gives the same commands for PowerShell.
 
 ifeq ($(OS),Windows_NT)
@@ -17,7 +17,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.12 --generate-h
 	--no-emit-index-url --no-emit-find-links --no-header
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: setup run test test-long check format bench bench-smoke bench-setup lock clean
+.PHONY: setup run test test-long check format bench bench-smoke bench-setup docs lock clean
 .DEFAULT_GOAL := setup
 
 # $(call environment,FOLDER,PYTHON IN IT,LOCK): installs only when the lock is not the one installed.
@@ -75,6 +75,10 @@ bench-smoke: setup
 # The libraries the benchmarks compare with live in an environment of their own.
 bench-setup:
 	$(call environment,$(BENCH_VENV),$(BENCH_PYTHON),requirements/bench.txt)
+
+# The table of settings in docs/reference.md, from config.py.
+docs: setup
+	$(PYTHON) -m docs.settings_table
 
 # Renews the locks from requirements/*.in; needs uv. No index address gets into them.
 lock:

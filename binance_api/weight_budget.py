@@ -103,6 +103,7 @@ class WeightBudget:
             ("reserved_weight", "waits", "files_replaced", "unshared_reservations"), 0
         )
         self._path = (self._settings.folder or user_folder()) / f"weight-{host_key(base_url)}.json"
+        _drop_old(self._path.parent, wall_ms())
 
     @property
     def path(self) -> Path:
@@ -370,6 +371,15 @@ def _make_private(folder: Path) -> None:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             raise PermissionError(f"{folder} belongs to another user")
+
+
+def _drop_old(folder: Path, now_ms: int) -> None:
+    """Remove budgets older than any ban: each run of a local exchange has a port of its own."""
+    oldest_s = now_ms / 1_000 - LONGEST_BAN_S
+    with contextlib.suppress(OSError):
+        for path in folder.glob("weight-*.json"):
+            if path.lstat().st_mtime < oldest_s:
+                path.unlink()
 
 
 if sys.platform == "win32":

@@ -38,7 +38,7 @@ class TrendRegime(enum.StrEnum):
     DOWN = "down"
 
 
-class KeyLevels(msgspec.Struct, frozen=True, kw_only=True):
+class KeyLevels(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Price levels from the previous completed UTC day, in quote units.
 
     Classic pivots of its high, low and close; point of control and 70 % value area of its volume
@@ -61,7 +61,7 @@ class KeyLevels(msgspec.Struct, frozen=True, kw_only=True):
     val: float | None
 
 
-class MarketContext(msgspec.Struct, frozen=True, kw_only=True):
+class MarketContext(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Context of one symbol at one window's end.
 
     Returns and distances are bps, prices quote units, ``volatility_1m`` the root mean square of

@@ -183,7 +183,7 @@ def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             groups = _groups(file, rows)
             if not groups:
-                return schema.empty_table()
+                return empty_table(schema)
             names = set(file.schema_arrow.names)
             missing = {rows.time_column, "symbol"} - names
             if missing:
@@ -247,6 +247,11 @@ def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
         column = table.column(field.name)
         columns.append(column if column.type == field.type else column.cast(field.type))
     return pa.Table.from_arrays(columns, schema=schema)
+
+
+def empty_table(schema: pa.Schema) -> pa.Table:
+    """No rows (``Schema.empty_table`` imports pandas)."""
+    return pa.Table.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)
 
 
 def merged_schema(files: Sequence[Path], schema: pa.Schema) -> pa.Schema:

@@ -36,6 +36,7 @@ from lake.part_files import (
     date_of,
     date_start_ms,
     dates_in,
+    empty_table,
     files_in,
     merged_schema,
     new_name,
@@ -195,7 +196,7 @@ class PartitionedStore[R: msgspec.Struct]:
         if fresh:
             table, _ = table_of(fresh, self._row_type)
             tables.append(conform(table, schema))
-        found = pa.concat_tables(tables) if tables else schema.empty_table()
+        found = pa.concat_tables(tables) if tables else empty_table(schema)
         latest = sort_latest(
             found, self._layout.keys, self._layout.revision_column, latest_only=latest_only
         )
@@ -293,12 +294,12 @@ class PartitionedStore[R: msgspec.Struct]:
 
     def _read_or_set_aside(self, path: Path, schema: pa.Schema, wanted: RowRange) -> pa.Table:
         if path in self._unreadable:
-            return schema.empty_table()
+            return empty_table(schema)
         try:
             return read_file(path, schema, wanted)
         except DamagedFile as damaged:
             self._set_aside(damaged)
-            return schema.empty_table()
+            return empty_table(schema)
 
     def _set_aside(self, damaged: DamagedFile) -> None:
         self._count("files_damaged", 1)

@@ -229,7 +229,7 @@ class LiveParts:
         except (ExchangeError, TimeoutError) as error:
             log.warning("exchange.info_unavailable", error=str(error) or "no answer in time")
             return
-        known = info.symbols
+        known = info
         if not known:
             return
         for symbol in self._settings.symbols:

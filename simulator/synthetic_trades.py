@@ -175,7 +175,8 @@ def _prices(sweeps: _Sweeps, bid_ticks: np.ndarray) -> np.ndarray:
     offset = np.maximum(place, through)
     sign = sweeps.sign[of]
     price: np.ndarray = base[of] + (sign > 0) + sign * offset
-    return np.maximum(price, 1)
+    np.maximum(price, 1, out=price)
+    return price
 
 
 def _rows(

@@ -36,7 +36,15 @@ def depth(number: int, at_ms: int, symbol: str = "BTCUSDT") -> dict[str, Any]:
     bids = [[f"{64_000 - level}.10", "1.000"] for level in range(20)]
     asks = [[f"{64_001 + level}.10", "2.000"] for level in range(20)]
     ids = {"U": 10 * number + 1, "u": 10 * number + 9, "pu": 10 * number - 1}
-    return {"e": "depthUpdate", "E": at_ms, "T": at_ms - 3, "s": symbol, **ids, "b": bids, "a": asks}
+    return {
+        "e": "depthUpdate",
+        "E": at_ms,
+        "T": at_ms - 3,
+        "s": symbol,
+        **ids,
+        "b": bids,
+        "a": asks,
+    }
 
 
 def line(at_ms: int, stream: str, data: dict[str, Any]) -> str:

@@ -119,7 +119,9 @@ def test_control_messages_are_acknowledged_even_for_unknown_streams(recording: P
 
 def test_spot_serves_both_kinds_at_the_root(tmp_path: Path) -> None:
     async def scenario() -> None:
-        settings = SimulatorSettings(market=Market.SPOT, seed=3, speed=20, start_ms=1_780_000_000_000)
+        settings = SimulatorSettings(
+            market=Market.SPOT, seed=3, speed=20, start_ms=1_780_000_000_000
+        )
         async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
             path = "/stream?streams=btcusdt@aggTrade/btcusdt@depth20@100ms/btcusdt@depth5"
             async with reading(session, exchange.ws_url + path) as reader:
@@ -227,7 +229,9 @@ def test_a_client_that_does_not_read_is_closed(tmp_path: Path) -> None:
             host, port = exchange.ws_url.removeprefix("ws://").split(":")
             client = socket.create_connection((host, int(port)), timeout=5)
             key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-            head = f"GET {DEPTH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            head = (
+                f"GET {DEPTH} HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            )
             client.sendall(f"{head}{key}\r\n".encode())
             async with asyncio.timeout(10):
                 while not exchange.statistics()["slow_cuts"]:

@@ -102,7 +102,10 @@ def test_columns_agree_with_pyarrows_own_conversion():
     table, _ = table_of(rows, Everything)
     for name in ("count", "maybe_ratio", "maybe_flag", "maybe_name", "levels"):
         values = [getattr(row, name) for row in rows]
-        assert table.column(name).to_pylist() == pa.array(values, table.schema.field(name).type).to_pylist()
+        assert (
+            table.column(name).to_pylist()
+            == pa.array(values, table.schema.field(name).type).to_pylist()
+        )
     table.validate(full=True)
 
 

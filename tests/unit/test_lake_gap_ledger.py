@@ -116,9 +116,16 @@ def test_an_unknown_extent_is_repaired_from_below(tmp_path):
 
 def test_gaps_without_ids_are_known_by_time(tmp_path):
     ledger = GapLedger(tmp_path)
-    ledger.found("depth", "BTCUSDT", None, None, cause="pu", at_ns=1, from_ms=5, until_ms=9, state=LOST)
-    assert ledger.found("depth", "BTCUSDT", None, None, cause="pu", at_ns=1, from_ms=6, until_ms=8) == []
-    ledger.found("trades", "BTCUSDT", None, None, cause="socket", at_ns=1, from_ms=100, until_ms=None)
+    ledger.found(
+        "depth", "BTCUSDT", None, None, cause="pu", at_ns=1, from_ms=5, until_ms=9, state=LOST
+    )
+    assert (
+        ledger.found("depth", "BTCUSDT", None, None, cause="pu", at_ns=1, from_ms=6, until_ms=8)
+        == []
+    )
+    ledger.found(
+        "trades", "BTCUSDT", None, None, cause="socket", at_ns=1, from_ms=100, until_ms=None
+    )
     ledger.resolve("trades", "BTCUSDT", 100, 150, REPAIRED, at_ns=2, by="rest", is_time=True)
     assert [(g.kind, g.from_ms, g.until_ms, g.state) for g in ledger.all()] == [
         ("depth", 5, 9, LOST),

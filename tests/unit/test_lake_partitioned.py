@@ -190,7 +190,9 @@ def test_a_damaged_file_is_named_once_set_aside_and_the_rest_is_used(tmp_path, h
 def test_a_foreign_parquet_file_is_set_aside(tmp_path):
     rows = store(tmp_path)
     (path,) = rows.write_batch([row(0, value=1.0)])
-    pq.write_table(pq.read_table(path, partitioning=None).select(["value"]), path.with_name("x.parquet"))
+    pq.write_table(
+        pq.read_table(path, partitioning=None).select(["value"]), path.with_name("x.parquet")
+    )
     with capture_logs() as logs:
         assert values(rows.read()) == [1.0]
     assert logs[0]["reason"] == "lacks at_ms, symbol"
@@ -270,7 +272,9 @@ def test_a_listing_taken_while_files_are_merged_is_taken_again(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("merge_rows", [1, 30, 10_000])
-def test_compaction_keeps_the_highest_revisions_sorted_whatever_fits_in_memory(tmp_path, merge_rows):
+def test_compaction_keeps_the_highest_revisions_sorted_whatever_fits_in_memory(
+    tmp_path, merge_rows
+):
     rows = store(tmp_path, settings=PartitionedSettings(merge_rows=merge_rows))
     for index in range(12):
         rows.write_batch([row(index, s, value=1.0) for s in "CAB"])
@@ -380,5 +384,3 @@ def test_signals_lie_by_the_date_of_their_windows_end_and_count_once(tmp_path):
     table = signals.read("BTCUSDT", columns=["action", "evidence"])
     assert table.column("action").to_pylist() == ["BUY", "HOLD"]
     assert msgspec.json.decode(table.column("evidence")[0].as_py()) == {"delta": 0.001, "ofi": None}
-
-

@@ -103,7 +103,9 @@ def test_a_dead_writers_half_line_does_not_spoil_the_next(tmp_path):
     quarantine.add("b", "x", at_ns=AT_NS)
     quarantine.flush()
     assert path.read_bytes().splitlines()[1] == b'{"reas'
-    assert msgspec.json.decode(path.read_bytes().splitlines()[2], type=QuarantineEntry).reason == "b"
+    assert (
+        msgspec.json.decode(path.read_bytes().splitlines()[2], type=QuarantineEntry).reason == "b"
+    )
 
 
 def test_a_disk_that_refuses_never_raises_and_nothing_is_lost(tmp_path, monkeypatch):
