@@ -49,6 +49,7 @@ __all__ = [
 ]
 
 _MINUTE_MS = 60_000
+_MOST_EDGES = 100
 _HORIZONS_MS = (_MINUTE_MS, 5 * _MINUTE_MS, 15 * _MINUTE_MS)
 
 
@@ -82,6 +83,8 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
         if any(low >= high for low, high in itertools.pairwise(edges)):
             message = f"participant_edges must ascend: {', '.join(map(str, edges))}"
             raise ValueError(message)
+        if len(edges) > _MOST_EDGES:
+            raise ValueError(f"participant_edges: at most {_MOST_EDGES}, not {len(edges)}")
 
     def thresholds(self) -> Thresholds:
         """The fixed thresholds among them."""
@@ -116,9 +119,10 @@ class _Statistics(msgspec.Struct):
     """What a window says beside the exact sums of its trades."""
 
     threshold: Threshold | None
-    absorption: float | None
     seconds: list[int]  # trades per second
     closes: tuple[float | None, ...]
+    deltas: Sequence[float] = ()  # signed volume per second
+    absorption: float | None = None
     sweep_count: int = 0
     max_sweep: float | None = None
     max_trade: float | None = None
@@ -284,32 +288,6 @@ class TradeFlowAnalyzer:
                 self._bursts[symbol_index] = ArrivalBurst(self._settings.burst)
                 self._impact.forget(symbol_index)
 
-    def _absorption(
-        self, batch: WindowBatch, sums: list[WindowSums], columns: FlowColumns | None
-    ) -> list[float | None]:
-        """Absorption of each window, before its own bars are learnt; None where incomplete."""
-        if self._duration_ms % SECOND_MS:
-            return [None] * len(sums)
-        owners = np.array(batch.symbol_index, dtype=np.int64)
-        complete = np.array(batch.complete, dtype=np.bool_)
-        delta = np.array([float(window.delta) for window in sums])
-        close = np.array(
-            [np.nan if window.close is None else float(window.close) for window in sums]
-        )
-        residuals = self._impact.residuals(owners, delta, close)
-        self._impact.begin(batch.start_ms, owners, incomplete=owners[~complete].tolist())
-        if columns:
-            places = np.array(columns.filled)
-            kept = np.flatnonzero(complete[places])
-            if kept.size:
-                self._impact.update(
-                    batch.start_ms, owners[places[kept]], columns.seconds.rows(kept)
-                )
-        return [
-            value if is_complete else None
-            for value, is_complete in zip(residuals, batch.complete, strict=True)
-        ]
-
     def _window_statistics(
         self, batch: WindowBatch, sums: list[WindowSums], columns: FlowColumns | None
     ) -> list[_Statistics]:
@@ -317,14 +295,32 @@ class TradeFlowAnalyzer:
         width = second_count(batch.start_ms, batch.end_ms)
         seconds, closes = [0] * width, (None,) * width
         result = [
-            _Statistics(self._whales.of(index), absorption, seconds, closes)
-            for index, absorption in zip(
-                batch.symbol_index, self._absorption(batch, sums, columns), strict=True
-            )
+            _Statistics(self._whales.of(index), seconds, closes) for index in batch.symbol_index
         ]
         if columns:
             _add_trades([result[place] for place in columns.filled], columns)
+        if self._duration_ms % SECOND_MS == 0:
+            self._score_absorption(batch, sums, result)
         return result
+
+    def _score_absorption(
+        self, batch: WindowBatch, sums: list[WindowSums], windows: list[_Statistics]
+    ) -> None:
+        """Absorption of the complete windows; then their bars are learnt."""
+        scores = self._impact.absorption(
+            batch.symbol_index,
+            [float(window.delta) for window in sums],
+            [None if window.close is None else float(window.close) for window in sums],
+        )
+        for window, score, is_complete in zip(windows, scores, batch.complete, strict=True):
+            window.absorption = score if is_complete else None
+        self._impact.update(
+            batch.start_ms,
+            batch.symbol_index,
+            [window.deltas for window in windows],
+            [window.closes for window in windows],
+            batch.complete,
+        )
 
     def _remember(self, batch: WindowBatch, columns: FlowColumns) -> None:
         """Takes the trades into the look-backs that are counted in events."""
@@ -414,7 +410,7 @@ def _add_trades(windows: list[_Statistics], columns: FlowColumns) -> None:
     """Completes the statistics of the filled windows."""
     sweeps, trades = columns.sweeps, columns.trades
     limits = np.array([_limit(window.threshold) for window in windows])
-    chosen = np.flatnonzero(sweeps.notional >= limits[sweeps.window])
+    chosen = (sweeps.notional >= limits[sweeps.window]).nonzero()[0]
     bought, sold, count = split_flow(
         chosen, sweeps.window, sweeps.volume, sweeps.is_sell, len(windows)
     )
@@ -425,16 +421,18 @@ def _add_trades(windows: list[_Statistics], columns: FlowColumns) -> None:
     max_trades = np.maximum.reduceat(trades.notional, trades.starts)
     columns_of = (
         columns.seconds.count.tolist(),
+        columns.seconds.delta.tolist(),
         closes.tolist(),
         sweep_counts.tolist(),
         max_sweeps.tolist(),
         max_trades.tolist(),
         count,
     )
-    for window, seconds, close, sweep_count, max_sweep, max_trade, whale_count in zip(
+    for window, seconds, deltas, close, sweep_count, max_sweep, max_trade, whale_count in zip(
         windows, *columns_of, strict=True
     ):
         window.seconds = seconds
+        window.deltas = deltas
         window.closes = tuple(close)
         window.sweep_count = sweep_count
         window.max_sweep = max_sweep

@@ -110,12 +110,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         leaves = _leaves(group)
         unexpected = [e for e in leaves if not isinstance(e, OrderFlowError | OSError)]
         if unexpected:
-            _log_crash(group)
+            _log_crash(group)  # names the first of them
             return 1
         ours = [e for e in leaves if isinstance(e, OrderFlowError)]
         return _report(ours[0] if ours else cast("OSError", leaves[0]))
     except OSError as error:
         return _report(error)
+    except ModuleNotFoundError as error:
+        return _missing(error)
     except Exception as error:  # noqa: BLE001 - a defect: all of it to the log, one line to the user
         _log_crash(error)
         return 1
@@ -148,9 +150,8 @@ def _run(arguments: list[str]) -> int:
         return _replay_with(settings, settings.replay_path)
     with_view = not settings.headless and sys.stdout.isatty()
     with _logging(settings, to_file=with_view and sys.stderr.isatty()) as writer:
-        from market_orchestrator.market_orchestrator import EnhancedMarketBot
-
         from dashboard import plain
+        from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
         bot = EnhancedMarketBot(settings)
         watching = plain.watch(
@@ -354,12 +355,27 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
+def _missing(error: ModuleNotFoundError) -> int:
+    name = (error.name or "").partition(".")[0]
+    here = Path(__file__).parent
+    if (here / name).exists() or (here / f"{name}.py").exists():
+        _log_crash(error)
+        return 1
+    print(
+        f"error: the package {name} is not installed here; run make setup, then start with the "
+        "Python in .venv",
+        file=sys.stderr,
+    )
+    return 2
+
+
 def _log_crash(error: BaseException) -> None:
     import structlog
 
     structlog.get_logger().critical("program.crashed", exc_info=error)
-    text = " ".join(str(error).split())
-    print(f"error: unexpected {type(error).__name__}: {text} (see the log)", file=sys.stderr)
+    first = _leaves(error)[0] if isinstance(error, BaseExceptionGroup) else error
+    text = " ".join(str(first).split())
+    print(f"error: unexpected {type(first).__name__}: {text} (see the log)", file=sys.stderr)
 
 
 def _report(error: OrderFlowError | OSError) -> int:

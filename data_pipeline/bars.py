@@ -76,6 +76,11 @@ class BarHistory:
         """Whether one-minute klines are bars of this history."""
         return self._bar_ms == MINUTE_MS
 
+    @property
+    def capacity(self) -> int:
+        """Bars after which nothing older matters."""
+        return len(self._reference) + self._recent.size + 1
+
     def observe(self, end_ms: int, price: float | None) -> None:
         """Take the last price at ``end_ms``; only times on the bar grid after the last one count."""
         if end_ms % self._bar_ms or end_ms <= self._end_ms:

@@ -227,7 +227,7 @@ class SymbolHistory:
         """
         self.session.observe_klines(klines)
         if self.bars.takes_klines:
-            for kline in klines:
+            for kline in klines[-self.bars.capacity :]:
                 self.bars.push(kline.close_time_ms + 1, float(kline.close))
             self.bars.refresh()
         for sample in samples:

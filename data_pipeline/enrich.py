@@ -19,9 +19,9 @@ from microstructure.book import (
     Wall,
     depth_profile,
     nearest_wall,
-    two_sides,
     queue_imbalance,
     spread_bps,
+    two_sides,
     wall_threshold,
     weighted_mid,
 )

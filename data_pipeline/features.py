@@ -7,6 +7,7 @@ window with complete past windows only, itself excluded. No NaN or infinity leav
 from __future__ import annotations
 
 from decimal import Decimal
+from enum import StrEnum
 from math import isfinite
 from zlib import crc32
 
@@ -115,139 +116,139 @@ def build_row(
 def _row(
     window: EnrichedWindow, context: MarketContext, scores: ZScores, ages: WallAges, revision: int
 ) -> FeatureRow:
-    # One call with every column by name: long, but the type checker sees all of it.
+    # By position, in the columns' order: 135 keywords cost msgspec 15-25 µs, positions 0.4 µs.
     m: FlowMetrics = window.metrics
     book, s = window.book, window.shape
     levels = context.levels
     bids, asks = (s.bids, s.asks) if s else (None, None)
     bid_wall, ask_wall = (s.bid_wall, s.ask_wall) if s else (None, None)
     return FeatureRow(
-        symbol=m.symbol,
-        window_start_ms=m.window_start_ms,
-        window_end_ms=m.window_end_ms,
-        revision=revision,
-        complete=m.complete,
-        missing_trades=m.missing_trades,
-        trade_count=m.trade_count,
-        fill_count=m.fill_count,
-        first_agg_id=m.first_agg_id,
-        last_agg_id=m.last_agg_id,
-        open=window.open,
-        high=window.high,
-        low=window.low,
-        close=window.close,
-        vwap=window.vwap,
-        volume=window.volume,
-        quote_volume=window.quote_volume,
-        buy_volume=float(m.buy_volume),
-        sell_volume=float(m.sell_volume),
-        delta=window.delta,
-        cvd=float(m.cvd),
-        net_flow_quote=window.net_flow_quote,
-        flow_imbalance=float(m.flow_imbalance),
-        whale_buy_volume=float(m.whale_buy_volume),
-        whale_sell_volume=float(m.whale_sell_volume),
-        whale_delta=float(m.whale_delta),
-        whale_count=m.whale_count,
-        burst_count=m.burst_count,
-        suspect_count=m.suspect_count,
-        cvd_anchor_ms=m.cvd_anchor_ms,
-        cvd_complete=m.cvd_complete,
-        realized_vol=window.realized_vol,
-        spread_bps=s.spread_bps if s else None,
-        microprice=s.microprice if s else None,
-        book_imbalance=s.imbalance_5 if s else None,
-        ofi=book.ofi if book else None,
-        depth_frames=book.depth_frames if book else 0,
-        origin=m.origin.value,
-        ofi_restarts=book.ofi_restarts if book else None,
-        mid_price=s.mid_price if s else None,
-        bid_price=s.bid_price if s else None,
-        bid_size=s.bid_size if s else None,
-        ask_price=s.ask_price if s else None,
-        ask_size=s.ask_size if s else None,
-        book_imbalance_1=s.imbalance_1 if s else None,
-        book_imbalance_10=s.imbalance_10 if s else None,
-        book_imbalance_20=s.imbalance_20 if s else None,
-        depth_bid_1bps_quote=bids.within[0] if bids else None,
-        depth_bid_5bps_quote=bids.within[1] if bids else None,
-        depth_bid_10bps_quote=bids.within[2] if bids else None,
-        depth_bid_25bps_quote=bids.within[3] if bids else None,
-        depth_ask_1bps_quote=asks.within[0] if asks else None,
-        depth_ask_5bps_quote=asks.within[1] if asks else None,
-        depth_ask_10bps_quote=asks.within[2] if asks else None,
-        depth_ask_25bps_quote=asks.within[3] if asks else None,
-        depth_bid_quote=bids.total if bids else None,
-        depth_ask_quote=asks.total if asks else None,
-        depth_bid_reach_bps=bids.reach_bps if bids else None,
-        depth_ask_reach_bps=asks.reach_bps if asks else None,
-        bid_wall_price=bid_wall.price if bid_wall else None,
-        bid_wall_size=bid_wall.size if bid_wall else None,
-        bid_wall_distance_bps=bid_wall.distance_bps if bid_wall else None,
-        bid_wall_age_s=ages.bid_s,
-        ask_wall_price=ask_wall.price if ask_wall else None,
-        ask_wall_size=ask_wall.size if ask_wall else None,
-        ask_wall_distance_bps=ask_wall.distance_bps if ask_wall else None,
-        ask_wall_age_s=ages.ask_s,
-        net_flow_quote_1m=_float(m.net_flow_quote_1m),
-        net_flow_quote_5m=_float(m.net_flow_quote_5m),
-        net_flow_quote_15m=_float(m.net_flow_quote_15m),
-        whale_threshold_quantile_notional=m.whale_threshold_quantile_notional,
-        whale_quantile_count=m.whale_quantile_count,
-        whale_quantile_delta=_float(m.whale_quantile_delta),
-        sweep_count=m.sweep_count,
-        max_sweep_notional=m.max_sweep_notional,
-        trade_notional_q50=m.trade_notional_q50,
-        trade_notional_q90=m.trade_notional_q90,
-        trade_notional_q99=m.trade_notional_q99,
-        trade_notional_max=m.trade_notional_max,
-        hill_alpha=m.hill_alpha,
-        participant_volume=tuple(map(float, m.participant_volume)),
-        participant_delta=tuple(map(float, m.participant_delta)),
-        arrival_z=m.arrival_z,
-        absorption=m.absorption,
-        price=context.price,
-        session=context.session.value,
-        volatility_regime=context.volatility_regime,
-        volatility_1m=context.volatility_1m,
-        volatility_ratio=context.volatility_ratio,
-        trend_regime=context.trend_regime,
-        trend_score=context.trend_score,
-        return_1m_bps=context.return_1m_bps,
-        return_5m_bps=context.return_5m_bps,
-        return_15m_bps=context.return_15m_bps,
-        high_15m=context.high_15m,
-        low_15m=context.low_15m,
-        session_vwap=context.session_vwap,
-        vwap_distance_bps=context.vwap_distance_bps,
-        session_high=context.session_high,
-        session_low=context.session_low,
-        session_coverage_ratio=context.session_coverage_ratio,
-        cvd_slope_5m=context.cvd_slope_5m,
-        cvd_divergence=context.cvd_divergence,
-        previous_high=levels.high if levels else None,
-        previous_low=levels.low if levels else None,
-        previous_close=levels.close if levels else None,
-        pivot=levels.pivot if levels else None,
-        pivot_r1=levels.r1 if levels else None,
-        pivot_r2=levels.r2 if levels else None,
-        pivot_r3=levels.r3 if levels else None,
-        pivot_s1=levels.s1 if levels else None,
-        pivot_s2=levels.s2 if levels else None,
-        pivot_s3=levels.s3 if levels else None,
-        profile_poc=levels.poc if levels else None,
-        profile_vah=levels.vah if levels else None,
-        profile_val=levels.val if levels else None,
-        resistance_distance_bps=context.resistance_distance_bps,
-        support_distance_bps=context.support_distance_bps,
-        history_windows=context.history_windows,
-        delta_z=scores.delta,
-        volume_z=scores.volume,
-        net_flow_quote_z=scores.net_flow_quote,
-        trade_count_z=scores.trade_count,
-        ofi_z=scores.ofi,
-        spread_bps_z=scores.spread_bps,
-        realized_vol_z=scores.realized_vol,
+        m.symbol,
+        m.window_start_ms,
+        m.window_end_ms,
+        revision,
+        m.complete,
+        m.missing_trades,
+        m.trade_count,
+        m.fill_count,
+        m.first_agg_id,
+        m.last_agg_id,
+        window.open,
+        window.high,
+        window.low,
+        window.close,
+        window.vwap,
+        window.volume,
+        window.quote_volume,
+        float(m.buy_volume),
+        float(m.sell_volume),
+        window.delta,
+        float(m.cvd),
+        window.net_flow_quote,
+        float(m.flow_imbalance),
+        float(m.whale_buy_volume),
+        float(m.whale_sell_volume),
+        float(m.whale_delta),
+        m.whale_count,
+        m.burst_count,
+        m.suspect_count,
+        m.cvd_anchor_ms,
+        m.cvd_complete,
+        window.realized_vol,
+        s.spread_bps if s else None,
+        s.microprice if s else None,
+        s.imbalance_5 if s else None,  # book_imbalance
+        book.ofi if book else None,
+        book.depth_frames if book else 0,
+        m.origin.value,
+        book.ofi_restarts if book else None,
+        s.mid_price if s else None,
+        s.bid_price if s else None,
+        s.bid_size if s else None,
+        s.ask_price if s else None,
+        s.ask_size if s else None,
+        s.imbalance_1 if s else None,  # book_imbalance_1
+        s.imbalance_10 if s else None,  # book_imbalance_10
+        s.imbalance_20 if s else None,  # book_imbalance_20
+        bids.within[0] if bids else None,  # depth_bid_1bps_quote
+        bids.within[1] if bids else None,  # depth_bid_5bps_quote
+        bids.within[2] if bids else None,  # depth_bid_10bps_quote
+        bids.within[3] if bids else None,  # depth_bid_25bps_quote
+        asks.within[0] if asks else None,  # depth_ask_1bps_quote
+        asks.within[1] if asks else None,  # depth_ask_5bps_quote
+        asks.within[2] if asks else None,  # depth_ask_10bps_quote
+        asks.within[3] if asks else None,  # depth_ask_25bps_quote
+        bids.total if bids else None,  # depth_bid_quote
+        asks.total if asks else None,  # depth_ask_quote
+        bids.reach_bps if bids else None,  # depth_bid_reach_bps
+        asks.reach_bps if asks else None,  # depth_ask_reach_bps
+        bid_wall.price if bid_wall else None,  # bid_wall_price
+        bid_wall.size if bid_wall else None,  # bid_wall_size
+        bid_wall.distance_bps if bid_wall else None,  # bid_wall_distance_bps
+        ages.bid_s,  # bid_wall_age_s
+        ask_wall.price if ask_wall else None,  # ask_wall_price
+        ask_wall.size if ask_wall else None,  # ask_wall_size
+        ask_wall.distance_bps if ask_wall else None,  # ask_wall_distance_bps
+        ages.ask_s,  # ask_wall_age_s
+        _float(m.net_flow_quote_1m),
+        _float(m.net_flow_quote_5m),
+        _float(m.net_flow_quote_15m),
+        m.whale_threshold_quantile_notional,
+        m.whale_quantile_count,
+        _float(m.whale_quantile_delta),
+        m.sweep_count,
+        m.max_sweep_notional,
+        m.trade_notional_q50,
+        m.trade_notional_q90,
+        m.trade_notional_q99,
+        m.trade_notional_max,
+        m.hill_alpha,
+        tuple(map(float, m.participant_volume)),
+        tuple(map(float, m.participant_delta)),
+        m.arrival_z,
+        m.absorption,
+        context.price,
+        context.session.value,
+        _value(context.volatility_regime),
+        context.volatility_1m,
+        context.volatility_ratio,
+        _value(context.trend_regime),
+        context.trend_score,
+        context.return_1m_bps,
+        context.return_5m_bps,
+        context.return_15m_bps,
+        context.high_15m,
+        context.low_15m,
+        context.session_vwap,
+        context.vwap_distance_bps,
+        context.session_high,
+        context.session_low,
+        context.session_coverage_ratio,
+        context.cvd_slope_5m,
+        context.cvd_divergence,
+        levels.high if levels else None,  # previous_high
+        levels.low if levels else None,  # previous_low
+        levels.close if levels else None,  # previous_close
+        levels.pivot if levels else None,
+        levels.r1 if levels else None,  # pivot_r1
+        levels.r2 if levels else None,  # pivot_r2
+        levels.r3 if levels else None,  # pivot_r3
+        levels.s1 if levels else None,  # pivot_s1
+        levels.s2 if levels else None,  # pivot_s2
+        levels.s3 if levels else None,  # pivot_s3
+        levels.poc if levels else None,  # profile_poc
+        levels.vah if levels else None,  # profile_vah
+        levels.val if levels else None,  # profile_val
+        context.resistance_distance_bps,
+        context.support_distance_bps,
+        context.history_windows,
+        scores.delta,  # delta_z
+        scores.volume,  # volume_z
+        scores.net_flow_quote,  # net_flow_quote_z
+        scores.trade_count,  # trade_count_z
+        scores.ofi,  # ofi_z
+        scores.spread_bps,  # spread_bps_z
+        scores.realized_vol,  # realized_vol_z
     )
 
 
@@ -264,6 +265,10 @@ def _not_finite(row: FeatureRow) -> list[str]:
         for name, value in zip(names, values, strict=True)
         if isinstance(value, float) and not isfinite(value)
     ]
+
+
+def _value(member: StrEnum | None) -> str | None:
+    return None if member is None else member.value
 
 
 def _float(value: Decimal | None) -> float | None:

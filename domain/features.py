@@ -13,7 +13,7 @@ import msgspec
 FEATURE_SCHEMA_VERSION = 1
 
 
-class FeatureRow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class FeatureRow(msgspec.Struct, frozen=True, gc=False):
     """One row of the feature store. Units in docs/reference.md."""
 
     symbol: str

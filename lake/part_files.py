@@ -208,17 +208,19 @@ def _classified(path: Path, error: Exception) -> Exception:
 
 def _groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
     metadata = file.metadata
+    indices = {
+        name: index
+        for index in range(metadata.num_columns)
+        if (name := metadata.schema.column(index).path) in {"symbol", rows.time_column}
+    }
     wanted = []
     for group in range(metadata.num_row_groups):
         about = metadata.row_group(group)
         bounds = {}
-        for index in range(about.num_columns):
-            column = about.column(index)
-            if column.path_in_schema not in {"symbol", rows.time_column}:
-                continue
-            statistics = column.statistics
+        for name, index in indices.items():
+            statistics = about.column(index).statistics
             if statistics is not None and statistics.has_min_max:
-                bounds[column.path_in_schema] = (statistics.min, statistics.max)
+                bounds[name] = (statistics.min, statistics.max)
         if about.num_rows and rows.may_be_in(bounds):
             wanted.append(group)
     return wanted
@@ -239,13 +241,15 @@ def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of ``schema``, null where the table lacks them."""
+    found = dict(zip(table.column_names, table.columns, strict=True))
     columns = []
     for field in schema:
-        if field.name not in table.column_names:
-            columns.append(pa.nulls(table.num_rows, field.type))
-            continue
-        column = table.column(field.name)
-        columns.append(column if column.type == field.type else column.cast(field.type))
+        column = found.get(field.name)
+        if column is None:
+            column = pa.nulls(table.num_rows, field.type)
+        elif column.type != field.type:
+            column = column.cast(field.type)
+        columns.append(column)
     return pa.Table.from_arrays(columns, schema=schema)
 
 

@@ -66,6 +66,7 @@ class EnhancedMarketBot:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bus = EventBus()
+        self.parts: LiveParts | None = None  # while it runs
 
     async def run(self) -> int:
         """Run until cancelled or for the asked-for duration.
@@ -89,9 +90,10 @@ class EnhancedMarketBot:
                         )
                     )
                 )
-                parts = LiveParts(settings, paths, rest, ws_url, self.bus)
-                return await parts.run()
+                self.parts = LiveParts(settings, paths, rest, ws_url, self.bus)
+                return await self.parts.run()
         finally:
+            self.parts = None
             self.bus.close()
 
 

@@ -14,8 +14,8 @@ from decimal import Decimal
 import msgspec
 import numpy as np
 
-from microstructure.scaled_trades import EXACT, Floats, Ints
-from microstructure.trade_flow import SECOND_MS, ZERO, Seconds
+from microstructure.scaled_trades import EXACT
+from microstructure.trade_flow import SECOND_MS, ZERO
 
 
 class BurstSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,37 +72,41 @@ class ArrivalBurst:
         Returns:
             Number of alarms, and the mean z of the seconds (None while warming up).
         """
-        settings = self._settings
+        settings, weight = self._settings, self._weight
+        mean, variance, seen = self._mean, self._variance, self._seen
         alarms, total, scored = 0, 0.0, 0
         for count in counts:
             is_frozen = self._cooldown > 0
-            if self._seen >= settings.warmup_s:
-                z = (count - self._mean) / max(math.sqrt(self._variance), 1.0)
-                total, scored = total + z, scored + 1
+            difference = count - mean
+            if seen >= settings.warmup_s:
+                z = difference / math.sqrt(variance) if variance > 1.0 else difference
+                total += z
+                scored += 1
                 if is_frozen:
                     self._cooldown -= 1
                 else:
                     self._score, is_frozen = cusum(self._score, z, settings.slack, settings.limit)
                     if is_frozen:
                         alarms += 1
-                        self._score = 0.0
-                        self._cooldown = settings.cooldown_s
+                        self._score, self._cooldown = 0.0, settings.cooldown_s
             self._frozen = self._frozen + 1 if is_frozen else 0
             if is_complete and (not is_frozen or self._frozen > settings.longest_freeze_s):
-                self._seen += 1
-                self._learn(count, max(self._weight, 1.0 / self._seen))
+                seen += 1
+                share = weight if seen * weight > 1.0 else 1.0 / seen
+                mean += share * difference
+                variance = (1.0 - share) * (variance + share * difference * difference)
+        self._mean, self._variance, self._seen = mean, variance, seen
         return alarms, total / scored if scored else None
-
-    def _learn(self, count: int, weight: float) -> None:
-        difference = count - self._mean
-        self._mean += weight * difference
-        self._variance = (1.0 - weight) * (self._variance + weight * difference * difference)
 
 
 def cusum(score: float, z: float, slack: float, limit: float) -> tuple[float, bool]:
     """One step of the upper CUSUM: the new score, and whether it passes the limit."""
-    score = max(0.0, score + z - slack)
-    return score, score > limit
+    score += z - slack
+    return (score, score > limit) if score > 0.0 else (0.0, False)
+
+
+_NO_BARS = (0.0,) * 6
+_EXACT_FIT = 1e-12  # share of the squared Δprice that is rounding and no residual
 
 
 class PriceImpact:
@@ -119,68 +123,105 @@ class PriceImpact:
         self._duration_ms = duration_ms
         slots = max(lookback_s * SECOND_MS // duration_ms, 1)
         self._moments = np.zeros((slots, 6, symbols))  # per window: n, Σx, Σy, Σxx, Σxy, Σyy
-        self._last_price = np.full(symbols, np.nan)
+        self._last_price: list[float | None] = [None] * symbols
 
     def forget(self, symbol: int) -> None:
         """Restarts a symbol after a hole."""
         self._moments[:, :, symbol] = 0.0
-        self._last_price[symbol] = np.nan
+        self._last_price[symbol] = None
 
-    def residuals(self, owners: Ints, delta: Floats, close: Floats) -> list[float | None]:
-        """Absorption of windows: sign(Δ)·(λ̂Δ - Δprice) / (σ_e·√seconds), from past bars only.
+    def absorption(
+        self, symbols: Sequence[int], deltas: Sequence[float], closes: Sequence[float | None]
+    ) -> list[float | None]:
+        """Residuals of windows: sign(Δ)·(λ̂Δ - Δprice) / (σ_e·√seconds), from past bars only.
 
         Args:
-            owners: Symbols of the windows.
-            delta: Signed volume Δ of each window, base units.
-            close: Last price of each window; Δprice is counted from the window before.
+            symbols: Of the windows.
+            deltas: Signed volume Δ of each window, base units.
+            closes: Last price of each window; Δprice is counted from the window before.
 
         Returns:
             Positive where the price moved less than the flow, 0 where Δ is 0; None while fewer than
             ``minimum`` bars are known or λ̂ <= 0.
         """
-        n, x, y, xx, xy, yy = self._sums(owners)
-        move = np.where(delta == 0.0, 0.0, close - self._last_price[owners])
-        scale = math.sqrt(self._duration_ms / SECOND_MS)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            spread = xx - x * x / n
-            shared = xy - x * y / n
-            slope = shared / spread
-            error = np.sqrt((yy - y * y / n - slope * shared) / (n - 2.0))
-            residual = np.sign(delta) * (slope * delta - move) / (error * scale)
-            known = (n >= self._minimum) & (spread > 0.0) & (slope > 0.0) & (error > 0.0)
-            known &= np.isfinite(residual)
-        values = zip(residual.tolist(), known.tolist(), strict=True)
-        return [value if is_known else None for value, is_known in values]
+        if len(symbols) == self._moments.shape[2] and list(symbols) == list(range(len(symbols))):
+            sums = self._moments.sum(axis=0)
+        else:
+            sums = self._moments[:, :, symbols].sum(axis=0)
+        return [
+            self._residual(symbol, moments, delta, close)
+            for symbol, moments, delta, close in zip(
+                symbols, sums.T.tolist(), deltas, closes, strict=True
+            )
+        ]
 
-    def begin(self, start_ms: int, owners: Ints, *, incomplete: Sequence[int]) -> None:
-        """Makes room for the windows at ``start_ms``, one per symbol, before any ``update``."""
-        self._moments[self._slot(start_ms), :, owners] = 0.0
-        for symbol in incomplete:
-            self._last_price[symbol] = np.nan
+    def update(
+        self,
+        start_ms: int,
+        symbols: Sequence[int],
+        deltas: Sequence[Sequence[float]],
+        closes: Sequence[Sequence[float | None]],
+        complete: Sequence[bool],
+    ) -> None:
+        """Takes the windows at ``start_ms`` in, each symbol's exactly once.
 
-    def update(self, start_ms: int, owners: Ints, seconds: Seconds) -> None:
-        """Takes the seconds of complete windows at ``start_ms`` in, one row per symbol."""
-        width = seconds.count.shape[1]
-        traded = np.flatnonzero(seconds.count)
-        row, second = np.divmod(traded, width)
-        price = seconds.close.reshape(-1)[traded]
-        previous = np.concatenate(([np.nan], price[:-1]))
-        heads = np.flatnonzero(np.diff(row, prepend=-1))
-        previous[heads] = self._last_price[owners[row[heads]]]
-        self._last_price[owners[row]] = price  # the last of equal symbols stays
-        used = ~np.isnan(previous) & (second >= width - self._lookback_s)
-        row, x, y = row[used], seconds.delta.reshape(-1)[traded[used]], (price - previous)[used]
-        slot = self._moments[self._slot(start_ms)]
-        for moment, values in enumerate((np.ones_like(x), x, y, x * x, x * y, y * y)):
-            slot[moment, owners] = np.bincount(row, weights=values, minlength=owners.size)
+        Args:
+            start_ms: Of the windows.
+            symbols: Of the windows.
+            deltas: Signed volume of each second of each window, base units; empty if silent.
+            closes: Last price of each second, None without a trade.
+            complete: Whether a window lacks no trade; if it does, no bar is taken from it.
+        """
+        moments = [
+            self._bars(symbol, delta, close) if is_complete else self._skip(symbol)
+            for symbol, delta, close, is_complete in zip(
+                symbols, deltas, closes, complete, strict=True
+            )
+        ]
+        slot = start_ms // self._duration_ms % self._moments.shape[0]
+        self._moments[slot][:, symbols] = np.array(moments).T
 
-    def _slot(self, start_ms: int) -> int:
-        return start_ms // self._duration_ms % self._moments.shape[0]
+    def _bars(
+        self, symbol: int, deltas: Sequence[float], closes: Sequence[float | None]
+    ) -> tuple[float, ...]:
+        """The moments of the bars of one window."""
+        n, sx, sy, sxx, sxy, syy = _NO_BARS
+        previous, first = self._last_price[symbol], len(closes) - self._lookback_s
+        for second, (x, close) in enumerate(zip(deltas, closes, strict=False)):
+            if close is None:
+                continue
+            if previous is not None and second >= first:
+                y = close - previous
+                n, sx, sy = n + 1.0, sx + x, sy + y
+                sxx, sxy, syy = sxx + x * x, sxy + x * y, syy + y * y
+            previous = close
+        self._last_price[symbol] = previous
+        return n, sx, sy, sxx, sxy, syy
 
-    def _sums(self, owners: Ints) -> Floats:
-        if owners.size == self._moments.shape[2] and (np.diff(owners) == 1).all():
-            return np.asarray(self._moments.sum(axis=0))
-        return np.asarray(self._moments[:, :, owners].sum(axis=0))
+    def _skip(self, symbol: int) -> tuple[float, ...]:
+        self._last_price[symbol] = None
+        return _NO_BARS
+
+    def _residual(
+        self, symbol: int, moments: list[float], delta: float, close: float | None
+    ) -> float | None:
+        n, sx, sy, sxx, sxy, syy = moments
+        if n < max(self._minimum, 3):
+            return None
+        spread, shared = sxx - sx * sx / n, sxy - sx * sy / n
+        if spread <= 0.0 or shared <= 0.0:
+            return None
+        slope = shared / spread
+        variance = (syy - sy * sy / n - slope * shared) / (n - 2.0)
+        if variance <= _EXACT_FIT * syy / n:
+            return None
+        if delta == 0.0:
+            return 0.0
+        previous = self._last_price[symbol]
+        if previous is None or close is None:
+            return None
+        scale = math.sqrt(variance * self._duration_ms / SECOND_MS)
+        return math.copysign(1.0, delta) * (slope * delta - (close - previous)) / scale
 
 
 class NetFlow:

@@ -18,6 +18,7 @@ from microstructure.scaled_trades import Floats, Ints
 type Distribution = tuple[float | None, float | None, float | None, float | None]
 """Median, 90 % and 99 % quantile, Hill's tail exponent."""
 
+_QUANTILES = (0.5, 0.9, 0.99)
 _UNKNOWN: Distribution = (None, None, None, None)
 
 
@@ -38,6 +39,9 @@ class RecentValues:
 
     def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
         """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
+        if owners.size == 1:
+            self._append_one(int(owners[0]), values)
+            return
         begins = np.cumsum(counts) - counts
         rank = np.arange(values.size) + np.repeat(self.seen[owners] - begins, counts)
         slots = rank % self.size
@@ -47,6 +51,17 @@ class RecentValues:
             kept = rank >= np.repeat(self.seen[owners] - self.size, counts)
             slots, values = slots[kept], values[kept]
         self.values.reshape(-1)[slots] = values
+
+    def _append_one(self, owner: int, values: Floats) -> None:
+        seen = int(self.seen[owner]) + values.size
+        self.seen[owner] = seen
+        values = values[-self.size :]
+        begin = (seen - values.size) % self.size
+        fitting = self.size - begin
+        row = self.values[owner]
+        row[begin : begin + values.size] = values[:fitting]
+        if values.size > fitting:
+            row[: values.size - fitting] = values[fitting:]
 
     def held(self, symbol: int) -> int:
         """How many values the symbol has in reach."""
@@ -86,18 +101,17 @@ class RollingThreshold:
 
     def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
         """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
-        before = self._recent.seen[owners] - (np.cumsum(counts) - counts)
+        guards = self._guard[owners]
+        rows = (values >= np.repeat(guards, counts)).nonzero()[0]
+        if rows.size:
+            ends = np.cumsum(counts)
+            group = ends.searchsorted(rows, side="right")
+            numbers = rows + (self._recent.seen[owners] - ends + counts)[group]
+            kept = zip(owners[group].tolist(), numbers.tolist(), values[rows].tolist(), strict=True)
+            for owner, number, value in kept:
+                bisect.insort(self._tail[owner], value)
+                self._arrivals[owner].append((number, value))
         self._recent.append(owners, counts, values)
-        rows = np.flatnonzero(values >= np.repeat(self._guard[owners], counts))
-        group = np.searchsorted(np.cumsum(counts), rows, side="right")
-        for owner, number, value in zip(
-            owners[group].tolist(),
-            (before[group] + rows).tolist(),
-            values[rows].tolist(),
-            strict=True,
-        ):
-            bisect.insort(self._tail[owner], value)
-            self._arrivals[owner].append((number, value))
         for owner, seen in zip(owners.tolist(), self._recent.seen[owners].tolist(), strict=True):
             self._expire(owner, seen - self._recent.size)
 
@@ -157,27 +171,27 @@ class SizeDistribution:
     def update(self, owners: Ints, counts: Ints, notional: Floats) -> None:
         """Takes the windows' trades in; ``owners`` are distinct."""
         self._recent.append(owners, counts, notional)
-        size, seen = self._recent.size, self._recent.seen[owners]
-        usual = owners[(counts <= size) & (seen >= size)]
-        if usual.size:
-            ordered = np.sort(self._recent.values[usual], axis=1)
-            self._note(usual, ordered)
-        begins = np.cumsum(counts) - counts
-        for k in np.flatnonzero((counts > size) | ((seen >= self._minimum) & (seen < size))):
-            owner = owners[k : k + 1]
-            if counts[k] > size:
-                sample = notional[begins[k] : begins[k] + counts[k]]
-            else:
-                sample = self._recent.values[owner[0], : seen[k]]
-            self._note(owner, np.sort(sample)[np.newaxis, :])
+        size, end, usual = self._recent.size, 0, []
+        for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
+            end += count
+            held = self._recent.held(owner)
+            if count > size:
+                self._note([owner], notional[np.newaxis, end - count : end])
+            elif held == size:
+                usual.append(owner)
+            elif held >= self._minimum:
+                self._note([owner], self._recent.values[owner : owner + 1, :held])
+        if usual:
+            self._note(usual, self._recent.values[usual])
 
     def of(self, symbol: int) -> Distribution:
         """The distribution after the last update."""
         return self._latest[symbol]
 
-    def _note(self, owners: Ints, ordered: Floats) -> None:
-        for owner, found in zip(owners.tolist(), size_distributions(ordered), strict=True):
-            self._latest[owner] = found
+    def _note(self, owners: list[int], samples: Floats) -> None:
+        found = size_distributions(np.sort(samples, axis=1))
+        for owner, distribution in zip(owners, found, strict=True):
+            self._latest[owner] = distribution
 
 
 def size_distributions(ordered: Floats) -> list[Distribution]:
@@ -190,13 +204,13 @@ def size_distributions(ordered: Floats) -> list[Distribution]:
         One tuple per row; the exponent is None where the k + 1 largest values are equal.
     """
     n = ordered.shape[1]
-    columns: list[list[float]] = []
-    for quantile in (0.5, 0.9, 0.99):
-        rank = quantile * (n - 1)
-        low = math.floor(rank)
-        below, above = ordered[:, low], ordered[:, min(low + 1, n - 1)]
-        columns.append((below + (above - below) * (rank - low)).tolist())
+    ranks = [quantile * (n - 1) for quantile in _QUANTILES]
+    low = [math.floor(rank) for rank in ranks]
+    below, above = ordered[:, low], ordered[:, [min(rank + 1, n - 1) for rank in low]]
+    quantiles = below + (above - below) * np.subtract(ranks, low)
     k = math.isqrt(n)
-    excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1).tolist()
-    hill = [k / total if total > 0 else None for total in excess]
-    return list(zip(*columns, hill, strict=True))
+    excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1)
+    return [
+        (q50, q90, q99, k / total if total > 0.0 else None)
+        for (q50, q90, q99), total in zip(quantiles.tolist(), excess.tolist(), strict=True)
+    ]

@@ -27,6 +27,7 @@ _SAFE_TOTAL = 2.0**62
 """A float total below it proves that the int64 total of as many positive terms does not overflow."""
 
 _POW10 = np.array([10.0**k if k <= 308 else np.inf for k in range(511)])
+_SIGNS = np.array([1, -1], dtype=np.int64)
 _POW10_INT = np.array([10**k for k in range(19)], dtype=np.int64)
 
 
@@ -40,6 +41,7 @@ class ScaledTrades(msgspec.Struct, frozen=True):
     counts: Ints  # rows of each window, at least 1
     window: Ints  # per trade: its window
     is_sell: Mask  # the aggressor sold
+    sign: Ints  # 1, or -1 where the aggressor sold
     price: Exact
     quantity: Exact
     quote: Exact  # price * quantity
@@ -50,6 +52,11 @@ class ScaledTrades(msgspec.Struct, frozen=True):
     price_zeros: list[int]
     quantity_zeros: list[int]
 
+    def quote_decimals(self) -> list[int]:
+        """Decimals of ``quote``, per window."""
+        parts = (self.price_decimals, self.quantity_decimals, self.price_zeros, self.quantity_zeros)
+        return [p + q - pz - qz for p, q, pz, qz in zip(*parts, strict=True)]
+
     @property
     def is_wide(self) -> bool:
         """Whether int64 did not suffice and the exact columns hold Python integers."""
@@ -57,13 +64,12 @@ class ScaledTrades(msgspec.Struct, frozen=True):
 
     def quantity_divisor(self) -> Floats:
         """Divides quantities of each window into base units."""
-        return _powers(self.quantity_decimals, self.quantity_zeros)
+        pairs = zip(self.quantity_decimals, self.quantity_zeros, strict=True)
+        return _powers([decimals - zeros for decimals, zeros in pairs])
 
     def quote_divisor(self) -> Floats:
         """Divides ``quote`` sums of each window into quote units."""
-        decimals = [p + q for p, q in zip(self.price_decimals, self.quantity_decimals, strict=True)]
-        zeros = [p + q for p, q in zip(self.price_zeros, self.quantity_zeros, strict=True)]
-        return _powers(decimals, zeros)
+        return _powers(self.quote_decimals())
 
     def price_units(self) -> list[Decimal]:
         """What one step of ``price`` is worth, per window; its exponent is the natural scale."""
@@ -111,11 +117,13 @@ def scale_trades(rows: np.ndarray, starts: Ints, counts: Ints) -> ScaledTrades:
     _divide(
         notional, [p + q for p, q in zip(price_decimals, quantity_decimals, strict=True)], counts
     )
+    is_sell = np.ascontiguousarray(rows["is_buyer_maker"])
     return ScaledTrades(
         starts=starts,
         counts=counts,
-        window=np.repeat(np.arange(starts.size), counts),
-        is_sell=np.ascontiguousarray(rows["is_buyer_maker"]),
+        window=_windows(counts, len(rows)),
+        is_sell=is_sell,
+        sign=_SIGNS[is_sell.view(np.int8)],
         price=price,
         quantity=quantity,
         quote=price * quantity,
@@ -128,12 +136,17 @@ def scale_trades(rows: np.ndarray, starts: Ints, counts: Ints) -> ScaledTrades:
     )
 
 
+def _windows(counts: Ints, size: int) -> Ints:
+    if counts.size == 1:
+        return np.zeros(size, dtype=np.int64)
+    return np.repeat(np.arange(counts.size), counts)
+
+
 def _one_scale(
     mantissa: np.ndarray, decimals: np.ndarray, starts: Ints, counts: Ints
 ) -> tuple[Exact, list[int]]:
     """The mantissas of each window at its largest number of decimals, and that number."""
-    decimals = np.ascontiguousarray(decimals)
-    if decimals.min() == decimals.max():
+    if (decimals == decimals[0]).all():
         return np.ascontiguousarray(mantissa), [int(decimals[0])] * starts.size
     finest = np.maximum.reduceat(decimals, starts)
     shift = np.repeat(finest, counts) - decimals
@@ -167,7 +180,6 @@ def _divide(values: Floats, decimals: list[int], counts: Ints) -> None:
         values /= np.repeat(_POW10[decimals], counts)
 
 
-def _powers(decimals: list[int], zeros: list[int]) -> Floats:
-    places = [d - z for d, z in zip(decimals, zeros, strict=True)]
-    powers: Floats = _POW10[places]
+def _powers(decimals: list[int]) -> Floats:
+    powers: Floats = _POW10[decimals]
     return powers

@@ -98,10 +98,6 @@ class Seconds(msgspec.Struct, frozen=True):
     delta: Floats  # signed volume, base units
     close: Floats  # last price by id, NaN without a trade
 
-    def rows(self, windows: Ints) -> Seconds:
-        """The seconds of some of the windows."""
-        return Seconds(self.count[windows], self.delta[windows], self.close[windows])
-
 
 class FlowColumns(msgspec.Struct, frozen=True):
     """One batch, measured. "Filled" windows are those with trades, in batch order."""
@@ -124,8 +120,8 @@ def measure_columns(batch: WindowBatch, thresholds: Thresholds) -> FlowColumns |
         One ``WindowSums`` per entry of ``batch.symbol_index`` in its order, with the columns;
         None when no window has a trade.
     """
-    lengths = np.diff(batch.offsets)
-    filled = np.flatnonzero(lengths)
+    lengths = batch.offsets[1:] - batch.offsets[:-1]
+    filled = lengths.nonzero()[0]
     if filled.size == 0:
         return None
     first = batch.offsets[0]
@@ -134,15 +130,17 @@ def measure_columns(batch: WindowBatch, thresholds: Thresholds) -> FlowColumns |
     time_ms = np.ascontiguousarray(rows["transact_time_ms"])
     sweeps = _sweeps(batch, trades, time_ms)
     places = filled.tolist()
-    sums = [silent_sums(index, thresholds) for index in batch.symbol_index]
     with localcontext(EXACT):
-        measured = _window_sums(
-            [batch.symbol_index[k] for k in places], rows, trades, sweeps, thresholds
+        measured = iter(
+            _window_sums(
+                [batch.symbol_index[place] for place in places], rows, trades, sweeps, thresholds
+            )
         )
-    for place, window_sums in zip(places, measured, strict=True):
-        sums[place] = window_sums
-    seconds = _seconds(batch, trades, time_ms)
-    return FlowColumns(sums, places, trades, sweeps, seconds)
+    sums = [
+        next(measured) if length else silent_sums(index, thresholds)
+        for index, length in zip(batch.symbol_index, lengths.tolist(), strict=True)
+    ]
+    return FlowColumns(sums, places, trades, sweeps, _seconds(batch, trades, time_ms))
 
 
 def silent_sums(symbol_index: int, thresholds: Thresholds) -> WindowSums:
@@ -185,6 +183,8 @@ def split_flow(
     chosen: Ints, window: Ints, volume: Exact, is_sell: Mask, windows: int
 ) -> tuple[list[int], list[int], list[int]]:
     """Buy volume, sell volume and count, per window, of the chosen trades or sweeps, exact."""
+    if chosen.size == 0:
+        return [0] * windows, [0] * windows, [0] * windows
     table = np.zeros(2 * windows, dtype=volume.dtype)
     np.add.at(table, 2 * window[chosen] + is_sell[chosen], volume[chosen])
     count: list[int] = np.bincount(window[chosen], minlength=windows).tolist()
@@ -201,8 +201,8 @@ def _window_sums(
     """The sums of the filled windows; runs in the ``EXACT`` context."""
     starts, last = trades.starts, trades.starts + trades.counts - 1
     price, quantity, quote = trades.price, trades.quantity, trades.quote
-    volumes = np.add.reduceat(quantity, starts)
-    deltas = np.add.reduceat(np.where(trades.is_sell, -quantity, quantity), starts)
+    signed = quantity * trades.sign
+    volumes, deltas = np.add.reduceat(quantity, starts), np.add.reduceat(signed, starts)
     ids = rows["agg_trade_id"]
     fills = np.add.reduceat(rows["last_trade_id"] - rows["first_trade_id"], starts) + trades.counts
     price_units, quantity_units = trades.price_units(), trades.quantity_units()
@@ -222,7 +222,7 @@ def _window_sums(
         _decimals((volumes + deltas) // 2, quantity_units),
         _decimals((volumes - deltas) // 2, quantity_units),
         _decimals(np.add.reduceat(quote, starts), quote_units),
-        _decimals(np.add.reduceat(np.where(trades.is_sell, -quote, quote), starts), quote_units),
+        _decimals(np.add.reduceat(signed * price, starts), quote_units),
         zip(*_whale_flow(trades, sweeps, thresholds), strict=True),
         _suspects(rows["suspect"], starts),
         zip(*_participants(trades, thresholds.participant_edges), strict=True),
@@ -253,13 +253,13 @@ def _window_sums(
             whale_delta=(whale_buy - whale_sell) * step,
             whale_count=whale_count,
             suspect_count=suspects,
-            participant_volume=tuple([(b + s) * step for b, s in zip(bought, sold, strict=True)]),
-            participant_delta=tuple([(b - s) * step for b, s in zip(bought, sold, strict=True)]),
+            participant_volume=tuple([value * step for value in bucket_volumes]),
+            participant_delta=tuple([value * step for value in bucket_deltas]),
         )
         for (
             index, trade_count, fill_count, first_id, last_id, open_price, high, low, close,
             volume, delta, buy_volume, sell_volume, quote_volume, net_flow,
-            (whale_buy, whale_sell, whale_count), suspects, (bought, sold), step,
+            (whale_buy, whale_sell, whale_count), suspects, (bucket_volumes, bucket_deltas), step,
         ) in columns
     ]  # fmt: skip
 
@@ -280,59 +280,49 @@ def _whale_flow(
     trades: ScaledTrades, sweeps: Sweeps, thresholds: Thresholds
 ) -> tuple[list[int], list[int], list[int]]:
     """Buy volume, sell volume and count per window above the fixed threshold."""
-    windows = trades.starts.size
-    limits = _limits(trades, thresholds.whale_notional)
+    windows, limits = trades.starts.size, _limits(trades, thresholds.whale_notional)
     if thresholds.whale_unit is WhaleUnit.SWEEP:
-        chosen = np.flatnonzero(sweeps.quote >= _per_row(limits, sweeps.window))
+        chosen = (sweeps.quote >= _per_row(limits, sweeps.window)).nonzero()[0]
         return split_flow(chosen, sweeps.window, sweeps.volume, sweeps.is_sell, windows)
-    chosen = np.flatnonzero(trades.quote >= _per_row(limits, trades.window))
+    chosen = (trades.quote >= _per_row(limits, trades.window)).nonzero()[0]
     return split_flow(chosen, trades.window, trades.quantity, trades.is_sell, windows)
 
 
 def _participants(
     trades: ScaledTrades, edges: tuple[Decimal, ...]
 ) -> tuple[list[list[int]], list[list[int]]]:
-    """Buy and sell volume per window and notional bucket, smallest bucket first."""
-    buckets = len(edges) + 1
-    key = trades.window * (2 * buckets)
-    key += trades.is_sell
+    """Volume and delta per window and notional bucket, smallest bucket first."""
+    bucket = np.zeros(trades.window.size, dtype=np.uint8)
     for edge in edges:
-        above = trades.quote >= _per_row(_limits(trades, edge), trades.window)
-        key += 2 * above.astype(np.int64)
-    windows = trades.starts.size
-    table = np.zeros(windows * buckets * 2, dtype=trades.quantity.dtype)
-    np.add.at(table, key, trades.quantity)
-    by_side = table.reshape(windows, buckets, 2)
-    return by_side[:, :, 0].tolist(), by_side[:, :, 1].tolist()
+        bucket += trades.quote >= _per_row(_limits(trades, edge), trades.window)
+    bucket += bucket
+    bucket += trades.is_sell
+    buckets, windows = len(edges) + 1, trades.starts.size
+    key = trades.window * (2 * buckets)
+    key += bucket
+    table = np.zeros((windows, buckets, 2), dtype=trades.quantity.dtype)
+    np.add.at(table.reshape(-1), key, trades.quantity)
+    bought, sold = table[:, :, 0], table[:, :, 1]
+    return (bought + sold).tolist(), (bought - sold).tolist()
 
 
-def _limits(trades: ScaledTrades, threshold: Decimal) -> Exact:
+def _limits(trades: ScaledTrades, threshold: Decimal) -> list[int]:
     """The smallest ``quote`` mantissa at or above a notional threshold, per window."""
-    limits = [
-        _limit(threshold, price - price_zeros + quantity - quantity_zeros)
-        for price, price_zeros, quantity, quantity_zeros in zip(
-            trades.price_decimals,
-            trades.price_zeros,
-            trades.quantity_decimals,
-            trades.quantity_zeros,
-            strict=True,
-        )
-    ]
-    if trades.is_wide:
-        return np.array(limits, dtype=object)
-    return np.array([min(limit, _INT64_MAX) for limit in limits], dtype=np.int64)
+    most = None if trades.is_wide else _INT64_MAX
+    return [_limit(threshold, decimals, most) for decimals in trades.quote_decimals()]
 
 
 @functools.lru_cache(maxsize=4096)
-def _limit(threshold: Decimal, decimals: int) -> int:
-    return int(threshold.scaleb(decimals, EXACT).to_integral_value(ROUND_CEILING, EXACT))
+def _limit(threshold: Decimal, decimals: int, most: int | None) -> int:
+    limit = int(threshold.scaleb(decimals, EXACT).to_integral_value(ROUND_CEILING, EXACT))
+    return limit if most is None else min(limit, most)
 
 
-def _per_row(limits: Exact, window: Ints) -> Exact:
-    """The limit of each row's window; one value where all windows have the same."""
-    if (limits == limits[0]).all():
-        return limits[:1]
-    return limits[window]
+def _per_row(limits: list[int], window: Ints) -> Exact | int:
+    """The limit of each row's window; one number where all windows have the same."""
+    if limits.count(limits[0]) == len(limits):
+        return limits[0]
+    return np.array(limits, dtype=np.int64 if max(limits) <= _INT64_MAX else object)[window]
 
 
 def _sweeps(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Sweeps:
@@ -340,17 +330,18 @@ def _sweeps(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Sweeps:
     is_sell = trades.is_sell
     key = trades.window * (batch.end_ms - batch.start_ms)
     key += time_ms
+    buys, sells = (~is_sell).nonzero()[0], is_sell.nonzero()[0]
     if (key[1:] >= key[:-1]).all():
-        order = np.concatenate((np.flatnonzero(~is_sell), np.flatnonzero(is_sell)))
+        order = np.concatenate((buys, sells))
     else:
         order = np.lexsort((key, is_sell))
-    bought = key.size - int(np.count_nonzero(is_sell))
+    bought = buys.size
     key = key[order]
     begins = np.empty(key.size, dtype=np.bool_)
     begins[0] = True
     np.not_equal(key[1:], key[:-1], out=begins[1:])
     begins[bought : bought + 1] = True
-    heads = np.flatnonzero(begins)
+    heads = begins.nonzero()[0]
     first = order[heads]
     by_id = _ranks(first, key.size)
     window = trades.window[first[by_id]]
@@ -378,7 +369,7 @@ def _seconds(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Seconds
     key = (time_ms - batch.start_ms // SECOND_MS * SECOND_MS) // SECOND_MS
     key += trades.window * width
     signed = trades.quantity.astype(np.float64)
-    np.negative(signed, out=signed, where=trades.is_sell)
+    signed *= trades.sign
     delta = np.bincount(key, weights=signed, minlength=size).reshape(shape)
     delta /= trades.quantity_divisor()[:, np.newaxis]
     close = np.full(size, np.nan)

@@ -16,6 +16,7 @@ from aiohttp import web
 from domain.market import Market
 from simulator import candles
 from simulator.clock import MarketClock
+from simulator.endpoints import ENDPOINTS, Endpoint
 from simulator.exchange_info import day_ticker, exchange_info
 from simulator.faults import Fault, FaultKind
 from simulator.feed import Feed
@@ -40,48 +41,6 @@ class ApiError(Exception):
     def __init__(self, code: int, message: str, status: int = 400) -> None:
         super().__init__(message)
         self.status, self.code, self.message = status, code, message
-
-
-class _Endpoint(msgspec.Struct, frozen=True):
-    name: str
-    um_weight: Callable[[dict[str, str]], int]
-    spot_weight: Callable[[dict[str, str]], int]
-
-
-def _fixed(weight: int) -> Callable[[dict[str, str]], int]:
-    return lambda _query: weight
-
-
-def _tiers(default: int, *tiers: tuple[int, int]) -> Callable[[dict[str, str]], int]:
-    """Weight by ``limit``: the first tier that is large enough, else the last."""
-
-    def weight(query: dict[str, str]) -> int:
-        text = query.get("limit", "")
-        limit = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
-        return next((cost for bound, cost in tiers if limit <= bound), tiers[-1][1])
-
-    return weight
-
-
-def _per_symbol(one: int, every: int) -> Callable[[dict[str, str]], int]:
-    return lambda query: one if "symbol" in query else every
-
-
-# https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api and
-# https://developers.binance.com/docs/binance-spot-api-docs/rest-api ; klines tiers as measured
-_UM_KLINES = _tiers(500, (100, 1), (500, 2), (1000, 5), (1500, 10))
-_UM_DEPTH = _tiers(500, (50, 2), (100, 5), (500, 10), (1000, 20))
-_SPOT_DEPTH = _tiers(100, (100, 5), (500, 25), (1000, 50), (5000, 250))
-ENDPOINTS = (
-    _Endpoint("ping", _fixed(1), _fixed(1)),
-    _Endpoint("time", _fixed(1), _fixed(1)),
-    _Endpoint("exchangeInfo", _fixed(1), _fixed(20)),
-    _Endpoint("aggTrades", _fixed(20), _fixed(4)),
-    _Endpoint("klines", _UM_KLINES, _fixed(2)),
-    _Endpoint("depth", _UM_DEPTH, _SPOT_DEPTH),
-    _Endpoint("ticker/price", _per_symbol(1, 2), _per_symbol(2, 4)),
-    _Endpoint("ticker/24hr", _per_symbol(1, 40), _per_symbol(2, 80)),
-)
 
 
 class RestApi:
@@ -130,7 +89,7 @@ class RestApi:
         """Requests answered, per status."""
         return dict(self._counts)
 
-    def _handler(self, endpoint: _Endpoint) -> Handler:
+    def _handler(self, endpoint: Endpoint) -> Handler:
         weight_of = endpoint.spot_weight if self._is_spot else endpoint.um_weight
         answer = self._answers[endpoint.name]
 

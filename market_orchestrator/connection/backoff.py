@@ -47,7 +47,8 @@ class LossHistory:
     """Losses of one slot in the last minute, so that a flapping server is not reconnected at once.
 
     A single loss of a healthy socket is followed by an immediate reconnect; from the sixth within
-    a minute on, each further one counts like a failed attempt.
+    a minute on, each further one waits like a failed attempt (up to ``flapping_cap_s``): the
+    exchange allows 300 connection attempts per 5 minutes and address.
     """
 
     def __init__(self, *, free_count: int = 5, horizon_s: float = 60.0) -> None:

@@ -27,6 +27,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_reconnect_attempts: int = 15  # WS_MAX_RECONNECT_ATTEMPTS, 0: never give up
     backoff_base_s: float = 0.5
     backoff_cap_s: float = 60.0  # WS_BACKOFF_CAP
+    flapping_cap_s: float = 10.0  # longest wait when healthy sockets are lost again and again
     reconnect_jitter_s: float = 0.1  # at most, before the first reconnect after a loss
     connect_timeout_s: float = 10.0  # DNS, TCP, TLS and handshake together
     close_timeout_s: float = 1.0

@@ -87,6 +87,7 @@ class Feed:
         loop, now = asyncio.get_running_loop(), clock.monotonic()
         self.socket_id = socket_id
         self.state = ConnectionState.CONNECTING
+        self._before_rotation = ConnectionState.CONNECTING
         self.attempt = 0
         self.connected_at: float | None = None
         self.last_data: float | None = None
@@ -287,7 +288,13 @@ class Feed:
         if not self.rotation.done():
             self.rotation.set_result(reason)
 
+    def is_up(self) -> bool:
+        """Whether data flow (or the stream is proven quiet), also while a successor is opened."""
+        state = self._before_rotation if self.state is ConnectionState.ROTATING else self.state
+        return state is ConnectionState.HEALTHY
+
     def mark_rotating(self, reason: str) -> None:
+        self._before_rotation = self.state
         self._set_state(ConnectionState.ROTATING, reason)
 
     def keep(self, reason: str, *, retry_in_s: float) -> None:
@@ -295,7 +302,7 @@ class Feed:
         self.rotation = asyncio.get_running_loop().create_future()
         self._rotate_at = self._clock.monotonic() + retry_in_s
         if self.state is ConnectionState.ROTATING:
-            self._set_state(ConnectionState.HEALTHY, f"kept, rotation failed: {reason}")
+            self._set_state(self._before_rotation, f"kept, rotation failed: {reason}")
 
     def has_pong(self) -> bool:
         return self._heartbeat.last_pong is not None
@@ -342,6 +349,7 @@ class Feed:
         if not self.first_data.done():
             self.first_data.set_result(None)
             self._owner.on_first_data(self)
+        self._before_rotation = ConnectionState.HEALTHY
         if self.state in (ConnectionState.SUBSCRIBED, ConnectionState.SUSPECT):
             self._set_state(ConnectionState.HEALTHY, "data flows")
 

@@ -30,7 +30,6 @@ log = structlog.get_logger()
 
 DEPTH_PRIMARY_SWITCHED = "depth primary switched"
 _PEER_AHEAD_S = 0.5  # another socket's data this much newer than ours proves a stall
-_UP = (ConnectionState.HEALTHY, ConnectionState.ROTATING)
 
 
 class Shard:
@@ -120,7 +119,7 @@ class Shard:
 
     def is_healthy(self) -> bool:
         """Whether data flow on a socket whose frames go to the sink."""
-        return any(f.state in _UP for f in self.feeds.values() if not self.is_standby(f))
+        return any(f.is_up() for f in self.feeds.values() if not self.is_standby(f))
 
     def total_frames(self) -> int:
         """Frames received since the start, by all feeds, forwarded or not."""

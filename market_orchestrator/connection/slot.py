@@ -155,7 +155,7 @@ class Slot:
         excess = self._history.add(self._clock.monotonic())
         if feed.first_data.done():
             if excess:
-                return self._backoff(excess)
+                return min(self._backoff(excess), self._settings.flapping_cap_s)
             return self._random.uniform(0.0, self._settings.reconnect_jitter_s)
         self.attempts += 1
         self.failure_count += 1

@@ -18,11 +18,13 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 import picows
+from python_socks import ProxyError  # what picows raises for a proxy that refuses
 
 NO_CLOSE_FRAME = 1006  # RFC 6455, 7.4.1: the connection ended without a close frame
 MESSAGE_TOO_BIG = 1009
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 READ_BUFFER_BYTES = 64 * 1024
+LOOPBACK = ("", "localhost", "::1")
 
 
 class HandshakeError(Exception):
@@ -90,9 +92,10 @@ class Transport(Protocol):
 
 
 def environment_proxy(url: str) -> str | None:
-    """The proxy that ``https_proxy``, ``http_proxy`` and ``no_proxy`` ask for, or ``None``."""
+    """The proxy that ``https_proxy``, ``http_proxy`` and ``no_proxy`` ask for; none for loopback."""
     parts = urlsplit(url)
-    if not parts.hostname or urllib.request.proxy_bypass(parts.hostname):
+    host = parts.hostname or ""
+    if host in LOOPBACK or host.startswith("127.") or urllib.request.proxy_bypass(host):
         return None
     return urllib.request.getproxies().get("https" if parts.scheme == "wss" else "http")
 
@@ -228,7 +231,7 @@ class PicowsTransport:
         except picows.WSHandshakeError as error:
             status = None if error.response is None else int(error.response.status)
             raise HandshakeError(str(error), status) from error
-        except picows.WSError as error:
+        except (picows.WSError, ProxyError) as error:
             raise HandshakeError(str(error)) from error
         except asyncio.CancelledError:
             opener.abandon()

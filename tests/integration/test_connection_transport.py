@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from market_orchestrator.connection.transport import (
+    CONNECT_ERRORS,
     AddressError,
     AiohttpTransport,
     HandshakeError,
@@ -227,10 +228,11 @@ def test_a_cancelled_handshake_leaves_no_connection(run, transport):
     async def check():
         async with LocalExchange(quiet) as exchange:
             exchange.hang = True
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await transport.connect(url(exchange), Recorder())
-            assert exchange.attempts == 1
+            connecting = asyncio.ensure_future(transport.connect(url(exchange), Recorder()))
+            await wait_until(lambda: exchange.attempts == 1)
+            connecting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await connecting
             await wait_until(lambda: exchange.open_count == 0)
 
     run(check())
@@ -256,11 +258,30 @@ def test_a_cancelled_close_leaves_no_connection(run, transport):
             connection = await transport.connect(url(exchange), Recorder())
             await wait_until(lambda: exchange.peers)
             closing = asyncio.ensure_future(connection.close(timeout_s=30))
-            await asyncio.sleep(0.02)
+            await wait_until(lambda: exchange.peers[0].received)  # the close frame
             closing.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await closing
             await wait_until(lambda: exchange.open_count == 0)
+
+    run(check())
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 407 Auth\r\n\r\n", b"garbage\r\n\r\n", b""])
+def test_a_proxy_that_refuses_is_a_failed_attempt(run, transport, monkeypatch, answer):
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+        writer.close()
+
+    async def check():
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        with pytest.raises(CONNECT_ERRORS):
+            await transport.connect("wss://fstream.example/market", Recorder())
+        server.close()
 
     run(check())
 
@@ -272,4 +293,6 @@ def test_the_proxy_comes_from_the_environment(monkeypatch):
     monkeypatch.setenv("no_proxy", "inside.example")
     assert environment_proxy("wss://fstream.binance.com/market") == "http://proxy.example:3128"
     assert environment_proxy("wss://inside.example/market") is None
+    assert environment_proxy("wss://127.0.0.1:9443/market") is None
+    assert environment_proxy("wss://localhost:9443/market") is None
     assert environment_proxy("ws://fstream.binance.com/market") is None

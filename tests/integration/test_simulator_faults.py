@@ -6,6 +6,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from domain.market import Market
 from simulator.faults import CORRUPTION_MODES, Fault, FaultKind, FaultPlan
 from simulator.server import SimulatedExchange, SimulatorSettings
 from tests.integration.simulator_recordings import (
@@ -29,9 +30,12 @@ def play(recording: Path, check: Check, *faults: Fault, speed: float = 100) -> N
     async def main() -> None:
         plan = FaultPlan(faults=faults)
         settings = SimulatorSettings(recording=recording, speed=speed, faults=plan)
-        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
-            async with reading(session, exchange.ws_url + TRADES) as reader:
-                await check(exchange, session, reader)
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + TRADES) as reader,
+        ):
+            await check(exchange, session, reader)
 
     asyncio.run(main())
 
@@ -234,3 +238,41 @@ def test_the_same_plan_and_recording_send_the_same_bytes(recording: Path) -> Non
         play(recording, check, *kept, speed=500)
     assert len(kept) >= 5
     assert runs[0] == runs[1]
+
+
+def test_spot_announces_its_shutdown_before_the_cut() -> None:
+    async def main() -> None:
+        shutdown = Fault(at_ms=300, kind=FaultKind.SERVER_SHUTDOWN, duration_ms=400)
+        settings = SimulatorSettings(
+            market=Market.SPOT,
+            start_ms=1_780_000_000_000,
+            speed=10,
+            faults=FaultPlan(faults=(shutdown,)),
+        )
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + "/ws/btcusdt@aggTrade") as reader,
+        ):
+            assert await reader.until_closed() == 1000
+            events = [message for message in reader.messages if message["e"] == "serverShutdown"]
+            assert events == [{"e": "serverShutdown", "E": 1_780_000_000_300}]
+            assert [entry.at_ms for entry in exchange.fault_log] == [300, 700]
+
+    asyncio.run(main())
+
+
+def test_a_frame_fault_can_touch_one_of_two_sockets(recording: Path) -> None:
+    async def check(
+        exchange: SimulatedExchange, session: aiohttp.ClientSession, reader: Reader
+    ) -> None:
+        async with reading(session, exchange.ws_url + TRADES) as second:
+            await reader.until(lambda: reader.ids[-1:] == [1099])
+            await second.until(lambda: second.ids[-1:] == [1099])
+            assert reader.ids == ALL_IDS
+            missing = set(range(second.ids[0], 1100)) - set(second.ids)
+            assert missing == {number for _, number in exchange.fault_log[0].ids}
+            assert len(missing) == 4
+
+    fault = Fault(at_ms=6_000, kind=FaultKind.MISSING, route="trades", connection_index=1, count=4)
+    play(recording, check, fault, speed=50)

@@ -42,10 +42,12 @@ def serve(settings: SimulatorSettings, scenario: Scenario) -> Any:
 
 
 async def play_to_the_end(exchange: SimulatedExchange, session: aiohttp.ClientSession) -> None:
-    async with reading(session, exchange.ws_url + TRADES):
-        async with asyncio.timeout(10):
-            while not exchange.statistics()["has_ended"]:
-                await asyncio.sleep(0.002)
+    async with (
+        reading(session, exchange.ws_url + TRADES),
+        asyncio.timeout(10),
+    ):
+        while not exchange.statistics()["has_ended"]:
+            await asyncio.sleep(0.002)
 
 
 def test_before_the_start_the_clock_stands_and_nothing_is_served(recording: Path) -> None:

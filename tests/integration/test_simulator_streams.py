@@ -24,16 +24,17 @@ def recording(tmp_path: Path) -> Path:
 def test_routed_sockets_deliver_every_recorded_frame_as_recorded(recording: Path) -> None:
     async def scenario() -> None:
         settings = SimulatorSettings(recording=recording, speed=50)
-        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
-            async with (
-                reading(session, exchange.ws_url + TRADES) as trades,
-                reading(session, exchange.ws_url + DEPTH) as depth,
-            ):
-                await trades.until(lambda: len(trades.texts) == 100)
-                await depth.until(lambda: depth.messages[-1]["data"]["u"] == 999)
-                recorded = [row.split(" ", 1)[1] for row in recording.read_text().splitlines()]
-                assert trades.texts == [row for row in recorded if "aggTrade" in row]
-                assert set(depth.texts) <= set(recorded)
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + TRADES) as trades,
+            reading(session, exchange.ws_url + DEPTH) as depth,
+        ):
+            await trades.until(lambda: len(trades.texts) == 100)
+            await depth.until(lambda: depth.messages[-1]["data"]["u"] == 999)
+            recorded = [row.split(" ", 1)[1] for row in recording.read_text().splitlines()]
+            assert trades.texts == [row for row in recorded if "aggTrade" in row]
+            assert set(depth.texts) <= set(recorded)
 
     asyncio.run(scenario())
 
@@ -75,16 +76,19 @@ def test_only_the_right_route_and_spelling_deliver(
 ) -> None:
     async def scenario() -> None:
         settings = SimulatorSettings(recording=recording, speed=2000)
-        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
-            async with reading(session, exchange.ws_url + path) as reader:
-                await reader.socket.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 7})
-                await reader.until(lambda: any("result" in text for text in reader.texts))
-                while not exchange.statistics()["has_ended"]:
-                    await asyncio.sleep(0.005)
-                await reader.socket.send_json({"method": "UNSUBSCRIBE", "params": ["x"], "id": 8})
-                await reader.until(lambda: any('"id":8' in text for text in reader.texts))
-                data = [message for message in reader.messages if "e" in message]
-                assert bool(data) is delivers
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + path) as reader,
+        ):
+            await reader.socket.send_json({"method": "LIST_SUBSCRIPTIONS", "id": 7})
+            await reader.until(lambda: any("result" in text for text in reader.texts))
+            while not exchange.statistics()["has_ended"]:
+                await asyncio.sleep(0.005)
+            await reader.socket.send_json({"method": "UNSUBSCRIBE", "params": ["x"], "id": 8})
+            await reader.until(lambda: any('"id":8' in text for text in reader.texts))
+            data = [message for message in reader.messages if "e" in message]
+            assert bool(data) is delivers
 
     asyncio.run(scenario())
 
@@ -163,29 +167,33 @@ def test_derived_streams_agree_with_their_source(recording: Path) -> None:
 
 def test_the_1025th_stream_closes_the_socket_with_1008(recording: Path) -> None:
     async def scenario() -> tuple[int | None, bool]:
-        async with SimulatedExchange(SimulatorSettings(recording=recording)) as exchange:
-            async with aiohttp.ClientSession() as session:
-                names = [f"s{number}usdt@aggTrade" for number in range(1024)]
-                url = exchange.ws_url + "/market/stream?streams=" + "/".join(names)
-                async with reading(session, url) as reader:
-                    await reader.socket.send_json({"method": "GET_PROPERTY", "id": 1})
-                    await reader.until(lambda: bool(reader.texts))
-                    was_open = not reader.socket.closed
-                    one_more = {"method": "SUBSCRIBE", "params": ["onemore@aggTrade"], "id": 2}
-                    await reader.socket.send_json(one_more)
-                    return await reader.until_closed(), was_open
+        async with (
+            SimulatedExchange(SimulatorSettings(recording=recording)) as exchange,
+            aiohttp.ClientSession() as session,
+        ):
+            names = [f"s{number}usdt@aggTrade" for number in range(1024)]
+            url = exchange.ws_url + "/market/stream?streams=" + "/".join(names)
+            async with reading(session, url) as reader:
+                await reader.socket.send_json({"method": "GET_PROPERTY", "id": 1})
+                await reader.until(lambda: bool(reader.texts))
+                was_open = not reader.socket.closed
+                one_more = {"method": "SUBSCRIBE", "params": ["onemore@aggTrade"], "id": 2}
+                await reader.socket.send_json(one_more)
+                return await reader.until_closed(), was_open
 
     assert asyncio.run(scenario()) == (1008, True)
 
 
 def test_more_than_ten_messages_in_a_second_end_the_connection(recording: Path) -> None:
     async def scenario() -> int | None:
-        async with SimulatedExchange(SimulatorSettings(recording=recording)) as exchange:
-            async with aiohttp.ClientSession() as session:
-                async with reading(session, exchange.ws_url + "/market/ws") as reader:
-                    for number in range(11):
-                        await reader.socket.send_json({"method": "GET_PROPERTY", "id": number})
-                    return await reader.until_closed()
+        async with (
+            SimulatedExchange(SimulatorSettings(recording=recording)) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + "/market/ws") as reader,
+        ):
+            for number in range(11):
+                await reader.socket.send_json({"method": "GET_PROPERTY", "id": number})
+            return await reader.until_closed()
 
     assert asyncio.run(scenario()) == 1008
 
@@ -213,9 +221,12 @@ def test_a_client_without_pongs_is_dropped_and_one_with_pongs_is_not(recording: 
 def test_a_connection_is_cut_at_the_end_of_its_lifetime(recording: Path) -> None:
     async def scenario() -> int | None:
         settings = SimulatorSettings(recording=recording, speed=1000, lifetime_s=20)
-        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
-            async with reading(session, exchange.ws_url + TRADES) as reader:
-                return await reader.until_closed()
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + TRADES) as reader,
+        ):
+            return await reader.until_closed()
 
     assert asyncio.run(scenario()) == 1001
 
@@ -247,10 +258,13 @@ def test_an_unpaced_market_loses_nothing_to_a_reader(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         settings = SimulatorSettings(recording=path, speed=0)
-        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
-            async with reading(session, exchange.ws_url + TRADES) as reader:
-                await reader.until(lambda: len(reader.texts) == 3000)
-                assert reader.ids == list(range(1000, 4000))
+        async with (
+            SimulatedExchange(settings) as exchange,
+            aiohttp.ClientSession() as session,
+            reading(session, exchange.ws_url + TRADES) as reader,
+        ):
+            await reader.until(lambda: len(reader.texts) == 3000)
+            assert reader.ids == list(range(1000, 4000))
 
     asyncio.run(scenario())
 
@@ -266,9 +280,11 @@ def test_the_simulate_verb_prints_its_urls_first(
             text = capsys.readouterr().out
         urls = json.loads(text.splitlines()[0])
         assert set(urls) == {"ws", "rest", "vision"}
-        async with aiohttp.ClientSession() as session:
-            async with session.get(urls["rest"] + "/fapi/v1/ping") as reply:
-                assert (reply.status, await reply.text()) == (200, "{}")
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(urls["rest"] + "/fapi/v1/ping") as reply,
+        ):
+            assert (reply.status, await reply.text()) == (200, "{}")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -302,5 +318,26 @@ def test_both_sources_are_market_sources(recording: Path) -> None:
             async with SimulatedExchange(settings) as exchange:
                 source: MarketSource = exchange.source
                 assert "BTCUSDT" in source.symbols
+
+    asyncio.run(scenario())
+
+
+def test_the_clock_runs_on_when_every_client_has_left(recording: Path) -> None:
+    async def scenario() -> None:
+        settings = SimulatorSettings(recording=recording, speed=100)
+        async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
+            async with reading(session, exchange.ws_url + TRADES) as first:
+                await first.until(lambda: len(first.ids) >= 10)
+            left_at = first.ids[-1]
+            await asyncio.sleep(0.02)
+            async with reading(session, exchange.ws_url + TRADES) as second:
+                await second.until(lambda: bool(second.ids))
+                assert second.ids[0] > left_at + 5
+                url = f"{exchange.rest_url}/fapi/v1/aggTrades?symbol=BTCUSDT&fromId={left_at + 1}"
+                async with session.get(url) as reply:
+                    between = [row["a"] for row in await reply.json()]
+                assert between[: second.ids[0] - left_at] == list(
+                    range(left_at + 1, second.ids[0] + 1)
+                )
 
     asyncio.run(scenario())

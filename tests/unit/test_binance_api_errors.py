@@ -39,8 +39,18 @@ def body_of(code, msg="text"):
     ("status", "body", "kind", "exit_code"),
     [
         (400, body_of(-1121, "Invalid symbol."), InvalidSymbol, 2),
-        (400, body_of(-1100, "Illegal characters found in parameter 'symbol'; …"), InvalidSymbol, 2),
-        (400, body_of(-1100, "Illegal characters found in parameter 'limit'; …"), RequestRefused, 1),
+        (
+            400,
+            body_of(-1100, "Illegal characters found in parameter 'symbol'; …"),
+            InvalidSymbol,
+            2,
+        ),
+        (
+            400,
+            body_of(-1100, "Illegal characters found in parameter 'limit'; …"),
+            RequestRefused,
+            1,
+        ),
         (400, body_of(-4166), RequestRefused, 1),
         (400, body_of(-1021), ClockSkew, 1),
         (401, body_of(-2014), InvalidKey, 2),
@@ -110,9 +120,7 @@ def test_a_recorded_body_of_every_kind_is_understood(recordings_dir):
         assert error.code == line["body"]["code"]
 
 
-@given(
-    status=st.integers(100, 599), body=st.binary(max_size=200), header=st.none() | st.text()
-)
+@given(status=st.integers(100, 599), body=st.binary(max_size=200), header=st.none() | st.text())
 def test_any_reply_becomes_an_error_with_a_bounded_wait(status, body, header):
     error = error_of(status, body, header)
     assert isinstance(error, ExchangeError)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from decimal import Decimal
 
@@ -38,7 +39,7 @@ def test_every_recorded_reply_decodes_to_as_many_values(recordings_dir):
             is_error = isinstance(data, dict) and "code" in data
             is_all_symbols = name.startswith("ticker") and isinstance(data, list)
             if is_error or is_all_symbols:
-                with pytest.raises(ValueError, match="."):
+                with pytest.raises(ValueError, match=r"."):
                     DECODERS[name](body)
                 continue
             value = DECODERS[name](body)
@@ -70,9 +71,9 @@ def test_klines_are_exact_and_later_elements_are_ignored():
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "1E+999999", "", "0x10", None])
 def test_a_number_that_is_none_is_refused(number):
     row = [*KLINE[:5], number, *KLINE[6:]]
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         rest_replies.decode_klines(json.dumps([row]).encode(), "X", "1m")
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         rest_replies.decode_price(json.dumps({"symbol": "X", "price": number}).encode())
 
 
@@ -127,7 +128,5 @@ JSON = st.recursive(
 @pytest.mark.parametrize("name", DECODERS)
 @given(body=st.binary(max_size=60) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes_give_a_value_or_a_value_error(name, body):
-    try:
+    with contextlib.suppress(ValueError):
         DECODERS[name](body)
-    except ValueError:
-        pass

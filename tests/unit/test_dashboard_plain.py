@@ -12,18 +12,9 @@ import msgspec
 import pytest
 import structlog
 
-from dashboard.plain import (
-    QUEUE_EVENTS,
-    WINDOWS_KEPT,
-    Screen,
-    ViewState,
-    reduce,
-    render,
-    summary,
-    supports_view,
-    to_text,
-    watch,
-)
+from dashboard.picture import render, to_text
+from dashboard.plain import QUEUE_EVENTS, Screen, supports_view, watch
+from dashboard.view_state import WINDOWS_KEPT, ViewState, reduce, summary
 from domain.events import (
     Action,
     Alert,
@@ -178,7 +169,18 @@ def test_the_picture_shows_connections_windows_signals_and_problems() -> None:
         AnalysisUnavailable(
             symbol="BTCUSDT", window_end_ms=T0, reason="all providers failed", attempts=()
         ),
-        HealthEvent(at_ns=0, values={"recovery.eta_s": 42, "recovery.failed": 0, "bus.x": 1}),
+        HealthEvent(at_ns=0, values={"flow.frames": 1_000}),
+        HealthEvent(
+            at_ns=30_000_000_000,
+            values={
+                "recovery.windows_done": 20,
+                "recovery.windows_wanted": 1_000,
+                "recovery.eta_s": 42.4,
+                "flow.frames": 7_000,
+                "validator.clock_offset_ms": 12.5,
+                "loop.worst_lag_ms": 3.2,
+            },
+        ),
     )
     text = drawn(state, problems=["00:00:00 warning stream.gap symbol=BTCUSDT"])
     for expected in (
@@ -194,7 +196,10 @@ def test_the_picture_shows_connections_windows_signals_and_problems() -> None:
         "whales bought",
         "disk is slow",
         "all providers failed",
-        "recovery: eta s 42",
+        "recovering 20 of 1,000 windows, about 42 s left",
+        "200 messages/s",
+        "received 12 ms after the event",
+        "loop lag at most 3 ms",
         "stream.gap",
         "2 trades/s",
         "closed 260 ms after its end",

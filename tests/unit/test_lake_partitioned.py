@@ -18,7 +18,6 @@ from tests.lake_fakes import (
     DyingWriter,
     FullDisk,
     Killed,
-    feature_row,
     signal,
 )
 

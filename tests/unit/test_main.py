@@ -137,6 +137,19 @@ def test_a_defect_is_logged_in_full_and_told_in_one_line(
     assert told.startswith("error: unexpected ")
 
 
+def test_a_missing_package_names_the_way_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(_: list[str]) -> int:
+        raise ModuleNotFoundError("No module named 'msgspec'", name="msgspec")
+
+    monkeypatch.setattr(main, "_run", failing)
+    assert main.main([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "msgspec is not installed" in line
+    assert "make setup" in line
+
+
 def test_what_the_work_returns_is_the_exit_code() -> None:
     async def work() -> int:
         await asyncio.sleep(0)

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from data_pipeline.features import FeatureSettings
+from data_pipeline.context import sample_of_window
+from data_pipeline.enrich import book_shape, enrich
+from data_pipeline.features import FeatureSettings, ZScoreHistory
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from domain.context import MarketContext
 from domain.features import FeatureRow
@@ -280,3 +282,81 @@ def test_warming_late_still_brings_the_day_and_its_levels() -> None:
     assert row.session_vwap == pytest.approx((600 * 90.0 + 40 * 100.0) / 640)
     assert row.session_coverage_ratio == 1.0
     assert row.history_windows == 11
+
+
+def test_the_row_repeats_the_flow_column_by_column() -> None:
+    distinct = iter(range(101, 200))
+    optional = [
+        name
+        for name, value in msgspec.structs.asdict(metrics()).items()
+        if value is None and name not in {"first_agg_id", "last_agg_id"}
+    ]
+    exact = {"net_flow_quote_1m", "net_flow_quote_5m", "net_flow_quote_15m", "whale_quantile_delta"}
+    values: dict[str, Any] = {
+        name: Decimal(next(distinct)) if name in exact else next(distinct) for name in optional
+    }
+    values |= {"burst_count": 31, "suspect_count": 32, "sweep_count": 33, "missing_trades": 34}
+    values |= {"open": Decimal(99), "high": Decimal(102), "low": Decimal(98), "cvd": Decimal(77)}
+    values |= {"whale_count": 3, "whale_buy_volume": Decimal(2), "whale_sell_volume": Decimal(1)}
+    flow = metrics(complete=False, cvd_complete=False, whale_delta=Decimal(1), **values)
+    row = _columns(_row(DataPipeline(QUICK), flow, book_window(DAY)))
+    for name, value in msgspec.structs.asdict(flow).items():
+        if name not in {"second_closes", "schema_version"}:
+            expected = tuple(map(float, value)) if isinstance(value, tuple) else value
+            assert row[name] == expected, name
+
+
+def test_the_row_repeats_the_book_column_by_column() -> None:
+    source = random.Random(4)
+    bids = [(1000.0 - 0.02 * 1.6**n, 1.0 + source.random()) for n in range(12)]
+    asks = [(1000.1 + 0.03 * 1.6**n, 1.0 + source.random()) for n in range(12)]
+    bids[4], asks[5] = (bids[4][0], 100.0), (asks[5][0], 120.0)
+    last = depth(bids, asks)
+    shape = book_shape(last, QUICK.enrich)
+    assert shape is not None
+    assert shape.bid_wall is not None
+    assert shape.ask_wall is not None
+    row = _columns(_row(DataPipeline(QUICK), metrics(), book_window(DAY, last)))
+    for name in ("mid_price", "bid_price", "bid_size", "ask_price", "ask_size", "microprice"):
+        assert row[name] == getattr(shape, name), name
+    assert row["spread_bps"] == shape.spread_bps
+    for levels, name in ((1, "_1"), (5, ""), (10, "_10"), (20, "_20")):
+        assert row[f"book_imbalance{name}"] == getattr(shape, f"imbalance_{levels}")
+    for side, profile, wall in (
+        ("bid", shape.bids, shape.bid_wall),
+        ("ask", shape.asks, shape.ask_wall),
+    ):
+        within = [row[f"depth_{side}_{band}bps_quote"] for band in (1, 5, 10, 25)]
+        assert within == profile.within
+        assert row[f"depth_{side}_quote"] == profile.total
+        assert row[f"depth_{side}_reach_bps"] == profile.reach_bps
+        assert row[f"{side}_wall_price"] == wall.price
+        assert row[f"{side}_wall_size"] == wall.size
+        assert row[f"{side}_wall_distance_bps"] == wall.distance_bps
+        assert row[f"{side}_wall_age_s"] == 0.0
+
+
+def test_the_row_repeats_the_key_levels_and_scores_by_name() -> None:
+    pipeline = DataPipeline(QUICK)
+    bars = [
+        kline(DAY - DAY_MS + k * 60_000, f"{100 + (k * k % 997) / 100:.2f}") for k in range(1440)
+    ]
+    pipeline.warm("BTCUSDT", bars, [])
+    twin = ZScoreHistory("BTCUSDT", WINDOW_MS, QUICK.features)
+    for flow, book in _windows(12):
+        result = pipeline.process(flow, book)
+        sample = sample_of_window(enrich(flow, book, QUICK.enrich))
+        scores = twin.score(sample)
+        twin.remember(sample)
+    assert result.row is not None
+    row, levels = _columns(result.row), result.context.levels
+    assert levels is not None
+    for column, field in (
+        *((f"previous_{name}", name) for name in ("high", "low", "close")),
+        *((f"pivot_{name}", name) for name in ("r1", "r2", "r3", "s1", "s2", "s3")),
+        *((f"profile_{name}", name) for name in ("poc", "vah", "val")),
+        ("pivot", "pivot"),
+    ):
+        assert row[column] == getattr(levels, field), column
+    for name, value in msgspec.structs.asdict(scores).items():
+        assert row[f"{name}_z"] == value, name
