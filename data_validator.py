@@ -19,7 +19,8 @@ from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, Side
 
 _RING = 512  # remembered payload digests per symbol (a power of two)
 _PRICES = 128  # remembered prices per symbol for the jump test
-_SIZE_BINS = 64
+_SIZE_BINS = 64  # by powers of two of the quantity
+_POWERS = 10.0 ** np.arange(20)
 _INFINITE = float("inf")
 _MAD_TO_SIGMA = 0.6745  # Iglewicz & Hoaglin 1993: modified z-score
 
@@ -228,7 +229,7 @@ class DataValidator:
         self.sequences = [TradeSequence() for _ in range(count)]
         self.clock = ClockOffset(self.settings.clock_samples)
         self._digest_id = np.full((count, _RING), NO_VALUE, dtype=np.int64)
-        self._digest = np.zeros((count, _RING), dtype=np.uint64)
+        self._digest = np.zeros((count, _RING), dtype=np.int64)
         self._prices = [deque[float](maxlen=_PRICES) for _ in range(count)]
         self._sizes = np.zeros((count, _SIZE_BINS), dtype=np.int64)
         self._ticks: dict[int, tuple[float, float]] = {}
@@ -410,7 +411,7 @@ class DataValidator:
             self._flag(symbol_index, new, before_ms, live=not authoritative)
         return new, replaced, rejected
 
-    def _contradicts(self, symbol_index: int, trade_id: int, digest: np.uint64) -> bool:
+    def _contradicts(self, symbol_index: int, trade_id: int, digest: np.int64) -> bool:
         slot = trade_id % _RING
         return bool(
             self._digest_id[symbol_index, slot] == trade_id
@@ -427,8 +428,8 @@ class DataValidator:
         """Fill the ``suspect`` column; cheap tests first, robust ones only where those hit."""
         times = group["transact_time_ms"]
         suspect = group["suspect"]
-        price = group["price"] / 10.0 ** group["price_decimals"]
-        quantity = group["quantity"] / 10.0 ** group["quantity_decimals"]
+        price = group["price"] / _POWERS[group["price_decimals"]]
+        quantity = group["quantity"] / _POWERS[group["quantity_decimals"]]
         settings = self.settings
         if times[0] < last_ms or (len(times) > 1 and (np.diff(times) < 0).any()):
             peak = np.maximum(np.maximum.accumulate(times), last_ms)
@@ -467,12 +468,13 @@ class DataValidator:
     def _flag_sizes(self, symbol_index: int, quantity: np.ndarray, suspect: np.ndarray) -> None:
         counts = self._sizes[symbol_index]
         total = int(counts.sum())
-        bins = np.clip((2 * np.log2(quantity)).astype(np.int64) + _SIZE_BINS // 2, 0, _SIZE_BINS - 1)
+        exponents = np.frexp(quantity)[1] + _SIZE_BINS // 2
+        bins = np.clip(exponents, 0, _SIZE_BINS - 1)
         if total >= 10_000:
             top = int(np.searchsorted(np.cumsum(counts), 0.9999 * total))
-            bound = 2.0 ** ((top + 1 - _SIZE_BINS // 2) / 2) * self.settings.odd_size_factor
+            bound = 2.0 ** (top - _SIZE_BINS // 2) * self.settings.odd_size_factor
             suspect[quantity > bound] |= np.uint8(Suspect.ODD_SIZE)
-        np.add.at(counts, bins, 1)
+        counts += np.bincount(bins, minlength=_SIZE_BINS)
 
     def _flag_clock_and_book(
         self, symbol_index: int, group: np.ndarray, price: np.ndarray, suspect: np.ndarray
@@ -517,13 +519,14 @@ def _joined(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:
-    """A 64-bit digest of what a trade says; equal payloads have equal digests."""
-    digest = rows["price"].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    digest ^= rows["quantity"].astype(np.uint64) * np.uint64(0xC2B2AE3D27D4EB4F)
-    digest ^= rows["transact_time_ms"].astype(np.uint64) * np.uint64(0x165667B19E3779F9)
-    digest ^= rows["first_trade_id"].astype(np.uint64) * np.uint64(0x27D4EB2F165667C5)
-    digest ^= rows["last_trade_id"].astype(np.uint64) * np.uint64(0x85EBCA77C2B2AE63)
-    return digest ^ rows["is_buyer_maker"].astype(np.uint64)
+    """A 64-bit digest of what a trade says; equal payloads have equal digests (int64, wrapping)."""
+    digest = rows["price"] * np.int64(-0x61C8864680B583EB)
+    digest += rows["quantity"] * np.int64(-0x3D4D51C2D82B14B1)
+    digest += rows["transact_time_ms"] * np.int64(0x165667B19E3779F9)
+    digest += rows["last_trade_id"] * np.int64(0x27D4EB2F165667C5)
+    digest ^= rows["first_trade_id"]
+    digest += rows["is_buyer_maker"]
+    return digest
 
 
 def _off_grid(values: np.ndarray, step: float) -> np.ndarray:

@@ -28,6 +28,18 @@ from domain.market import NO_VALUE, TRADE_DTYPE, DepthSnapshot, Market
 MAX_DIGITS = 18  # of a price or quantity, so that the mantissa fits an int64
 _NATURAL_DECIMALS = 6  # spot pads every number to 8 decimals; beyond 6 trailing zeros are dropped
 _MAX_ID = 2**62
+_MAX_MANTISSA = 2**63 - 1
+_FIRST_MS = 1_230_768_000_000  # 2009-01-01: before the first exchange
+_LAST_MS = 4_102_444_800_000  # 2100-01-01
+_MAX_AHEAD_MS = 60_000  # a trade this long after the event that reports it contradicts itself
+_MAX_BEHIND_MS = 3_600_000  # so does an event this long after its trade
+_INTEGERS = (  # in the order of the wire schema, after the maker flag
+    "agg_trade_id",
+    "first_trade_id",
+    "last_trade_id",
+    "transact_time_ms",
+    "event_time_ms",
+)
 _BULK = 24  # messages from which the columnar path is cheaper than row by row
 _DECIMAL = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
@@ -45,6 +57,7 @@ _mantissas = msgspec.json.Decoder(list[int])
 _rest_batch = msgspec.json.Decoder(list[RestAggTrade])
 _rest_raw = msgspec.json.Decoder(list[msgspec.Raw])
 _rest_one = msgspec.json.Decoder(RestAggTrade)
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: nested too deep
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
@@ -89,15 +102,16 @@ def decode_trades(
         symbol_index: subscribed symbols (upper case) and their row number.
     """
     rejections: list[Rejection] = []
-    frames, stamps = _decode_frames(
+    frames = _decode_frames(
         payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections
     )
-    messages, stamps = _known_symbols(frames, stamps, payloads, symbol_index, rejections)
-    rows = _trade_rows(messages, stamps, symbol_index, rejections)
-    streams = {
-        stream_name(StreamKind.AGG_TRADE, symbol) for symbol in {m.symbol for m in messages}
-    }
-    return DecodedTrades(rows, rejections, streams)
+    frames = _known_symbols(frames, symbol_index, rejections)
+    messages = [frame.data for frame in frames.values]
+    rows = _trade_rows(messages, frames.stamps, frames.payloads, symbol_index, rejections)
+    symbols = {message.symbol for message in messages}
+    return DecodedTrades(
+        rows, rejections, {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in symbols}
+    )
 
 
 def decode_depth(
@@ -108,57 +122,36 @@ def decode_depth(
 ) -> DecodedDepth:
     """Decode combined partial-depth frames (20 levels) of subscribed symbols."""
     rejections: list[Rejection] = []
-    snapshots: list[DepthSnapshot] = []
-    streams: set[str] = set()
     if market is Market.SPOT:
-        spot_frames, stamps = _decode_frames(
+        spot = _decode_frames(
             payloads, receive_time_ns, _spot_depth_batch, _spot_depth_one, rejections
         )
-        for spot_frame, stamp in zip(spot_frames, stamps, strict=True):
-            symbol = symbol_of(spot_frame.stream)
-            if symbol not in symbol_index:
-                rejections.append(_reject("unknown symbol", spot_frame, stamp))
-                continue
-            streams.add(spot_frame.stream)
-            snapshots.append(_spot_snapshot(symbol, spot_frame, stamp))
-        return DecodedDepth(snapshots, rejections, streams)
-    frames, stamps = _decode_frames(
-        payloads, receive_time_ns, _depth_batch, _depth_one, rejections
-    )
-    for frame, stamp in zip(frames, stamps, strict=True):
-        message = frame.data
-        if message.symbol not in symbol_index or symbol_of(frame.stream) != message.symbol:
-            rejections.append(_reject("wrong symbol", frame, stamp))
-            continue
-        if message.transact_time_ms is None:
-            rejections.append(_reject("depth without transaction time", frame, stamp))
-            continue
-        streams.add(frame.stream)
-        snapshots.append(
-            DepthSnapshot(
-                message.symbol,
-                message.event_time_ms,
-                message.transact_time_ms,
-                stamp,
-                message.first_update_id,
-                message.final_update_id,
-                message.prev_final_update_id,
-                message.bids,
-                message.asks,
-            )
-        )
-    return DecodedDepth(snapshots, rejections, streams)
+        made = [_spot_snapshot(f, t, symbol_index) for f, t in zip(spot.values, spot.stamps, strict=True)]
+        streams, sources = [frame.stream for frame in spot.values], spot.payloads
+    else:
+        frames = _decode_frames(payloads, receive_time_ns, _depth_batch, _depth_one, rejections)
+        made = [_snapshot(f, t, symbol_index) for f, t in zip(frames.values, frames.stamps, strict=True)]
+        streams, sources = [frame.stream for frame in frames.values], frames.payloads
+    snapshots: list[DepthSnapshot] = []
+    with_data: set[str] = set()
+    for snapshot, stream, payload in zip(made, streams, sources, strict=True):
+        if isinstance(snapshot, str):
+            rejections.append(_reject(snapshot, payload, NO_VALUE, symbol_of(stream)))
+        else:
+            snapshots.append(snapshot)
+            with_data.add(stream)
+    return DecodedDepth(snapshots, rejections, with_data)
 
 
 def decode_any(payload: bytes) -> Message | Control | Rejection:
     """Decode one frame of any known kind, combined or raw."""
     try:
         return _any_combined.decode(payload).data
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         pass
     try:
         return _any_raw.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except _UNDECODABLE as error:
         if is_control(payload):
             return Control(payload)
         return Rejection(f"unparsable: {error}", payload, NO_VALUE)
@@ -168,7 +161,7 @@ def is_control(payload: bytes) -> bool:
     """Whether a frame is an acknowledgement, an error reply or a shutdown notice."""
     try:
         value = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return False
     if not isinstance(value, dict) or "stream" in value:
         return False
@@ -188,10 +181,10 @@ def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
     try:
         messages = _rest_batch.decode(payload)
         entries = len(messages)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         try:
             raw = _rest_raw.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNDECODABLE as error:
             raise ValueError(f"no array of trades: {error}") from error
         entries = len(raw)
         messages = [m for m in map(_rest_entry, raw) if m is not None]
@@ -294,14 +287,14 @@ def _decode_frames[F](
         frames = batch.decode(b"[" + b",".join(payloads) + b"]")
         if len(frames) == len(payloads):
             return frames, receive_time_ns
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         pass
     frames, stamps = [], []
     for payload, stamp in zip(payloads, receive_time_ns, strict=True):
         try:
             frames.append(one.decode(payload))
             stamps.append(stamp)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except _UNDECODABLE as error:
             if not is_control(payload):
                 rejections.append(Rejection(f"unparsable: {error}", payload, stamp))
     return frames, stamps
@@ -425,15 +418,15 @@ def _rows_in_bulk(
     rows["suspect"] = 0
     rows["price"], rows["price_decimals"] = prices
     rows["quantity"], rows["quantity_decimals"] = quantities
-    rows["is_buyer_maker"] = columns[offset + 2]
+    rows["is_buyer_maker"] = np.frombuffer(bytes(columns[offset + 2]), dtype=np.bool_)
+    names = _INTEGERS if symbol_index is not None else _INTEGERS[:-1]
     try:
-        rows["agg_trade_id"] = columns[offset + 3]
-        rows["first_trade_id"] = columns[offset + 4]
-        rows["last_trade_id"] = columns[offset + 5]
-        rows["transact_time_ms"] = columns[offset + 6]
-        rows["event_time_ms"] = columns[offset + 7] if symbol_index is not None else NO_VALUE
+        for place, name in enumerate(names, start=offset + 3):
+            rows[name] = np.fromiter(columns[place], np.int64, len(messages))
     except OverflowError:
         return None
+    if symbol_index is None:
+        rows["event_time_ms"] = NO_VALUE
     rows["receive_time_ns"] = stamps
     rows["quantity_ex_rpi"] = NO_VALUE
     if symbol_index is None:
@@ -444,6 +437,9 @@ def _rows_in_bulk(
         rows["symbol_index"] = symbol_index[symbols[0]]
     else:
         rows["symbol_index"] = [symbol_index[symbol] for symbol in symbols]
+    if columns[offset + 8] == columns[offset + 1]:  # no RPI order took part: the usual case
+        rows["quantity_ex_rpi"] = rows["quantity"]
+        return rows
     return rows if _fill_ex_rpi(rows, columns[offset + 8]) else None
 
 
@@ -478,7 +474,7 @@ def _is_sound(rows: np.ndarray) -> bool:
 def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:
     try:
         return _rest_one.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except _UNDECODABLE:
         return None
 
 

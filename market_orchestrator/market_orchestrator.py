@@ -21,6 +21,7 @@ import structlog
 from binance_api.endpoints import Route, StreamKind, stream_name
 from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient, RestSettings
+from binance_api.weight_budget import WeightBudgetSettings
 from config import Settings
 from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError, SourceError, StorageError
@@ -38,7 +39,7 @@ from lake.source import Description, claim_source
 from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
-from market_orchestrator.connection.transport import AiohttpTransport
+from market_orchestrator.connection.transport import PicowsTransport
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
@@ -87,6 +88,7 @@ class EnhancedMarketBot:
                             market=settings.market,
                             base_url=rest_url,
                             weight_limit=settings.binance_rate_limit_weight,
+                            budget=_budget(settings, paths),
                         )
                     )
                 )
@@ -160,7 +162,7 @@ class LiveParts:
             self._on_frames,
             self,
             self.watch,
-            transport=AiohttpTransport(),
+            transport=PicowsTransport(),
             clock=SystemClock(),
             random=random.Random(),
         )
@@ -334,7 +336,7 @@ def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSet
             duration_ms=window_ms,
             lateness_ms=settings.window_lateness_ms,
             hold_ms=int(settings.gap_repair_timeout * 1_000),
-            retain_ms=max(60_000, 12 * window_ms),
+            retain_ms=max(30_000, 6 * window_ms),
         ),
         flow=FlowSettings(whale_notional=settings.whale_notional, whale_unit=whale_unit),
         pipeline=PipelineSettings(window_ms=window_ms),
@@ -375,6 +377,13 @@ def _open_folder(
     stack.enter_context(FolderLock(paths.root, "bot"))
     claim_source(paths.root, description)
     return paths
+
+
+def _budget(settings: Settings, paths: LakePaths) -> WeightBudgetSettings:
+    """The machine's shared budget; the demo's own exchange has one of its own, on a passing port."""
+    if settings.source == "demo":
+        return WeightBudgetSettings(folder=paths.root / "weights")
+    return WeightBudgetSettings()
 
 
 async def _end_after(seconds: float) -> None:

@@ -27,6 +27,8 @@ class TradePage(Protocol):
 
     @property
     def value(self) -> np.ndarray: ...
+    @property
+    def rejected_count(self) -> int: ...
 
 
 class TradeHistory(Protocol):
@@ -126,7 +128,8 @@ async def rebuild(
         if len(rows):
             builder.ingest(checker.check_trades(rows, now_ns, authoritative=True), live=False)
             await _confirm_lost(history, span.symbol, checker, builder)
-        done = len(rows) < PAGE or int(rows["transact_time_ms"].max()) >= span.end_ms
+        is_last = len(reply.value) + reply.rejected_count < PAGE
+        done = is_last or int(rows["transact_time_ms"].max()) >= span.end_ms
         if done:
             builder.prove(span.end_ms + windows.lateness_ms)
         now_ns += 1_000_000_000

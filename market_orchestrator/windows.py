@@ -37,7 +37,7 @@ class WindowSettings(msgspec.Struct, frozen=True, kw_only=True):
     duration_ms: int = 5_000
     lateness_ms: int = 250
     hold_ms: int = 3_000
-    retain_ms: int = 60_000
+    retain_ms: int = 30_000
     silence_ms: int = 5_000
     batch_symbols: int = 100
 

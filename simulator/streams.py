@@ -249,7 +249,8 @@ class StreamHub:
         self._counts["accepted"] += 1
         try:
             self._subscribe(client, streams)
-            await self._converse(client, response)
+            with contextlib.suppress(ConnectionError):  # it went away while we wrote to it
+                await self._converse(client, response)
         finally:
             self._forget(client)
         return response
