@@ -144,6 +144,7 @@ class TradeFlowAnalyzer:
         self._settings = settings
         self._thresholds = settings.thresholds()
         self._cvd = [RunningCvd() for _ in symbols]
+        self._last_ms = [NO_VALUE] * len(self._symbols)  # start of the last window analysed
         self._whales = RollingThreshold(
             len(self._symbols),
             quantile=settings.whale_quantile,
@@ -227,7 +228,8 @@ class TradeFlowAnalyzer:
             anchor_ms: Its ``cvd_anchor_ms``.
             complete: Its ``cvd_complete``.
             last_window_start_ms: Its start; if given, windows missing between it and the next one
-                make the CVD incomplete. Otherwise the caller says so with ``mark_cvd``.
+                make the CVD incomplete, and windows up to it are not added again. Otherwise the
+                next window is taken to follow.
         """
         last_ms = NO_VALUE if last_window_start_ms is None else last_window_start_ms
         self._cvd[self._index[symbol]] = RunningCvd(cvd, anchor_ms, complete, last_ms)
@@ -259,7 +261,7 @@ class TradeFlowAnalyzer:
         tail.reverse()
         start_ms, end_ms = tail[0].window_start_ms, tail[-1].window_end_ms
         if tail[0].window_end_ms - start_ms != self._duration_ms:
-            if any(state.last_start_ms != NO_VALUE for state in self._cvd):
+            if self._counts["windows"]:
                 return 0
             self._begin(tail[0].window_end_ms - start_ms)
         history = self._net_flow[self._index[symbol]]
@@ -274,19 +276,17 @@ class TradeFlowAnalyzer:
         return {"symbols": len(self._symbols), **self._counts}
 
     def _admit(self, batch: WindowBatch) -> None:
-        """Checks the order of time, finds holes, and moves the CVD to the new day."""
-        start_ms = batch.start_ms
-        for symbol_index in batch.symbol_index:
-            if start_ms <= self._cvd[symbol_index].last_start_ms:
-                last_ms = self._cvd[symbol_index].last_start_ms
-                name = self._symbols[symbol_index]
-                raise ValueError(f"{name}: window {start_ms} comes after {last_ms}")
-        for symbol_index, is_complete in zip(batch.symbol_index, batch.complete, strict=True):
-            cvd = self._cvd[symbol_index]
-            if not cvd.begin(start_ms, self._duration_ms, is_complete=is_complete):
+        """Checks the order of time, and restarts what cannot go on after a hole."""
+        for index in batch.symbol_index:
+            if batch.start_ms <= self._last_ms[index]:
+                message = f"window {batch.start_ms} comes after {self._last_ms[index]}"
+                raise ValueError(f"{self._symbols[index]}: {message}")
+        for index in batch.symbol_index:
+            if self._last_ms[index] not in (NO_VALUE, batch.start_ms - self._duration_ms):
                 self._counts["holes"] += 1
-                self._bursts[symbol_index] = ArrivalBurst(self._settings.burst)
-                self._impact.forget(symbol_index)
+                self._bursts[index] = ArrivalBurst(self._settings.burst)
+                self._impact.forget(index)
+            self._last_ms[index] = batch.start_ms
 
     def _window_statistics(
         self, batch: WindowBatch, sums: list[WindowSums], columns: FlowColumns | None
@@ -339,7 +339,7 @@ class TradeFlowAnalyzer:
         index, threshold = sums.symbol_index, statistics.threshold
         is_complete = batch.complete[place]
         cvd = self._cvd[index]
-        cvd.shift(sums.delta)
+        cvd.add(batch.start_ms, self._duration_ms, sums.delta, is_complete=is_complete)
         net_flow = self._net_flow[index]
         if is_complete:
             net_flow.append(batch.start_ms, batch.end_ms, sums.net_flow_quote)

@@ -334,10 +334,10 @@ async def _until_signalled(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _stop_signals() -> list[signal.Signals]:
-    """The signals that ask to stop here, without those the parent chose to ignore (nohup)."""
-    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    """The signals that ask to stop here; a hang-up only if the parent does not ignore it (nohup)."""
+    names = ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP")
     found = [signal.Signals[name] for name in names if hasattr(signal, name)]
-    return [number for number in found if signal.getsignal(number) is not signal.SIG_IGN]
+    return [n for n in found if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
 
 
 def _leave(code: int, reason: str) -> NoReturn:

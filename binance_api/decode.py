@@ -18,7 +18,6 @@ from binance_api.wire import (
     AggTradeMessage,
     CombinedFrame,
     DepthFrame,
-    DepthMessage,
     Message,
     RestAggTrade,
     SpotDepthFrame,
@@ -57,7 +56,11 @@ _mantissas = msgspec.json.Decoder(list[int])
 _rest_batch = msgspec.json.Decoder(list[RestAggTrade])
 _rest_raw = msgspec.json.Decoder(list[msgspec.Raw])
 _rest_one = msgspec.json.Decoder(RestAggTrade)
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)  # the last: nested too deep
+_UNDECODABLE = (
+    msgspec.DecodeError,
+    UnicodeDecodeError,
+    RecursionError,
+)  # the last: nested too deep
 
 
 class Rejection(msgspec.Struct, frozen=True, gc=False):
@@ -102,12 +105,16 @@ def decode_trades(
         symbol_index: subscribed symbols (upper case) and their row number.
     """
     rejections: list[Rejection] = []
-    frames = _decode_frames(
+    decoded = _decode_frames(
         payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections
     )
-    frames = _known_symbols(frames, symbol_index, rejections)
-    messages = [frame.data for frame in frames.values]
-    rows = _trade_rows(messages, frames.stamps, frames.payloads, symbol_index, rejections)
+    decoded = _of_known_symbols(decoded, symbol_index, rejections)
+    messages = [frame.data for frame in decoded.frames]
+    rows, faults = _trade_rows(messages, decoded.stamps, symbol_index)
+    for i, reason in faults:
+        rejections.append(
+            Rejection(reason, decoded.payloads[i], decoded.stamps[i], messages[i].symbol)
+        )
     symbols = {message.symbol for message in messages}
     return DecodedTrades(
         rows, rejections, {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in symbols}
@@ -122,39 +129,49 @@ def decode_depth(
 ) -> DecodedDepth:
     """Decode combined partial-depth frames (20 levels) of subscribed symbols."""
     rejections: list[Rejection] = []
+    made: list[DepthSnapshot | str]
     if market is Market.SPOT:
         spot = _decode_frames(
             payloads, receive_time_ns, _spot_depth_batch, _spot_depth_one, rejections
         )
-        made = [_spot_snapshot(f, t, symbol_index) for f, t in zip(spot.values, spot.stamps, strict=True)]
-        streams, sources = [frame.stream for frame in spot.values], spot.payloads
+        made = [
+            _spot_snapshot(frame, stamp, symbol_index)
+            for frame, stamp in zip(spot.frames, spot.stamps, strict=True)
+        ]
+        streams, sources, stamps = [f.stream for f in spot.frames], spot.payloads, spot.stamps
     else:
-        frames = _decode_frames(payloads, receive_time_ns, _depth_batch, _depth_one, rejections)
-        made = [_snapshot(f, t, symbol_index) for f, t in zip(frames.values, frames.stamps, strict=True)]
-        streams, sources = [frame.stream for frame in frames.values], frames.payloads
+        um = _decode_frames(payloads, receive_time_ns, _depth_batch, _depth_one, rejections)
+        made = [
+            _snapshot(frame, stamp, symbol_index)
+            for frame, stamp in zip(um.frames, um.stamps, strict=True)
+        ]
+        streams, sources, stamps = [f.stream for f in um.frames], um.payloads, um.stamps
     snapshots: list[DepthSnapshot] = []
-    with_data: set[str] = set()
-    for snapshot, stream, payload in zip(made, streams, sources, strict=True):
+    carried: set[str] = set()
+    for snapshot, stream, source, stamp in zip(made, streams, sources, stamps, strict=True):
         if isinstance(snapshot, str):
-            rejections.append(_reject(snapshot, payload, NO_VALUE, symbol_of(stream)))
+            rejections.append(Rejection(snapshot, source, stamp, symbol_of(stream)))
         else:
             snapshots.append(snapshot)
-            with_data.add(stream)
-    return DecodedDepth(snapshots, rejections, with_data)
+            carried.add(stream)
+    return DecodedDepth(snapshots, rejections, carried)
 
 
 def decode_any(payload: bytes) -> Message | Control | Rejection:
     """Decode one frame of any known kind, combined or raw."""
     try:
-        return _any_combined.decode(payload).data
+        frame: CombinedFrame = _any_combined.decode(payload)
     except _UNDECODABLE:
         pass
+    else:
+        return frame.data
     try:
-        return _any_raw.decode(payload)
+        message: Message = _any_raw.decode(payload)
     except _UNDECODABLE as error:
         if is_control(payload):
             return Control(payload)
         return Rejection(f"unparsable: {error}", payload, NO_VALUE)
+    return message
 
 
 def is_control(payload: bytes) -> bool:
@@ -165,7 +182,8 @@ def is_control(payload: bytes) -> bool:
         return False
     if not isinstance(value, dict) or "stream" in value:
         return False
-    return "result" in value or "error" in value or value.get("e") == "serverShutdown"
+    is_error = "error" in value or ("code" in value and "msg" in value)
+    return "result" in value or is_error or value.get("e") == "serverShutdown"
 
 
 def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
@@ -188,8 +206,7 @@ def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
             raise ValueError(f"no array of trades: {error}") from error
         entries = len(raw)
         messages = [m for m in map(_rest_entry, raw) if m is not None]
-    rejections: list[Rejection] = []
-    rows = _trade_rows(messages, [NO_VALUE] * len(messages), None, rejections)
+    rows, _ = _trade_rows(messages, [NO_VALUE] * len(messages), None)
     return rows, entries - len(rows)
 
 
@@ -226,6 +243,8 @@ def parse_decimals(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | Non
     if digits.min() < 1 or digits.max() > MAX_DIGITS:
         return None
     mantissa = np.array(values, dtype=np.int64) - _POW10[digits]
+    if mantissa.min() < 0:  # blanks after a number are legal JSON
+        return None
     return _without_padding(mantissa, decimals.astype(np.uint8))
 
 
@@ -248,13 +267,13 @@ def parse_decimal(token: str) -> tuple[int, int] | None:
 def _decimals(dots: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray | None:
     """Digits after the dot of every token; None for two dots or a dot at an end of a token."""
     count = len(starts)
-    if len(dots) == count:
-        token = slice(None)
-    elif len(dots) == 0:
+    if len(dots) == 0:
         return np.zeros(count, dtype=np.int64)
+    if len(dots) == count:
+        token = np.arange(count)
     elif len(dots) < count:
-        token = np.searchsorted(ends, dots)  # type: ignore[assignment]
-        if (np.diff(token) == 0).any():  # type: ignore[arg-type]
+        token = np.searchsorted(ends, dots)
+        if (np.diff(token) == 0).any():
             return None
     else:
         return None
@@ -276,77 +295,82 @@ def _without_padding(mantissa: np.ndarray, decimals: np.ndarray) -> tuple[np.nda
     return mantissa, decimals
 
 
+class _Decoded[F](msgspec.Struct, frozen=True):
+    """Frames that could be decoded, with the input and receive time of each."""
+
+    frames: list[F]
+    payloads: Sequence[bytes]
+    stamps: Sequence[int]
+
+
 def _decode_frames[F](
     payloads: Sequence[bytes],
     receive_time_ns: Sequence[int],
     batch: msgspec.json.Decoder[list[F]],
     one: msgspec.json.Decoder[F],
     rejections: list[Rejection],
-) -> tuple[list[F], Sequence[int]]:
+) -> _Decoded[F]:
     try:
         frames = batch.decode(b"[" + b",".join(payloads) + b"]")
         if len(frames) == len(payloads):
-            return frames, receive_time_ns
+            return _Decoded(frames, payloads, receive_time_ns)
     except _UNDECODABLE:
         pass
-    frames, stamps = [], []
+    frames, kept, stamps = [], [], []
     for payload, stamp in zip(payloads, receive_time_ns, strict=True):
         try:
             frames.append(one.decode(payload))
-            stamps.append(stamp)
         except _UNDECODABLE as error:
             if not is_control(payload):
                 rejections.append(Rejection(f"unparsable: {error}", payload, stamp))
-    return frames, stamps
+        else:
+            kept.append(payload)
+            stamps.append(stamp)
+    return _Decoded(frames, kept, stamps)
 
 
-def _known_symbols(
-    frames: list[AggTradeFrame],
-    stamps: Sequence[int],
-    payloads: Sequence[bytes],
-    symbol_index: dict[str, int],
-    rejections: list[Rejection],
-) -> tuple[list[AggTradeMessage], Sequence[int]]:
-    messages = [frame.data for frame in frames]
-    pairs = {(frame.stream, frame.data.symbol) for frame in frames}
+def _of_known_symbols(
+    decoded: _Decoded[AggTradeFrame], symbol_index: dict[str, int], rejections: list[Rejection]
+) -> _Decoded[AggTradeFrame]:
     wrong = {
-        pair
-        for pair in pairs
-        if pair[1] not in symbol_index or pair[0] != stream_name(StreamKind.AGG_TRADE, pair[1])
+        (stream, symbol)
+        for stream, symbol in {(frame.stream, frame.data.symbol) for frame in decoded.frames}
+        if symbol not in symbol_index or stream != stream_name(StreamKind.AGG_TRADE, symbol)
     }
     if not wrong:
-        return messages, stamps
-    kept, kept_stamps = [], []
-    for frame, stamp in zip(frames, stamps, strict=True):
+        return decoded
+    kept: _Decoded[AggTradeFrame] = _Decoded([], payloads := [], stamps := [])
+    for frame, payload, stamp in zip(decoded.frames, decoded.payloads, decoded.stamps, strict=True):
         if (frame.stream, frame.data.symbol) in wrong:
-            rejections.append(_reject("wrong symbol", frame, stamp))
+            rejections.append(Rejection("wrong symbol", payload, stamp, frame.data.symbol))
         else:
-            kept.append(frame.data)
-            kept_stamps.append(stamp)
-    return kept, kept_stamps
+            kept.frames.append(frame)
+            payloads.append(payload)
+            stamps.append(stamp)
+    return kept
 
 
 def _trade_rows(
-    messages: Sequence[AggTradeMessage] | Sequence[RestAggTrade],
+    messages: Sequence[AggTradeMessage | RestAggTrade],
     stamps: Sequence[int],
     symbol_index: dict[str, int] | None,
-    rejections: list[Rejection],
-) -> np.ndarray:
-    """Columns of messages that are structurally sound; the others become rejections."""
+) -> tuple[np.ndarray, list[tuple[int, str]]]:
+    """Columns of messages that are structurally sound; position and fault of the others."""
     if not messages:
-        return np.empty(0, dtype=TRADE_DTYPE)
+        return np.empty(0, dtype=TRADE_DTYPE), []
     if len(messages) >= _BULK:
         rows = _rows_in_bulk(messages, stamps, symbol_index)
-        if rows is not None and _is_sound(rows):
-            return rows
-    records = []
-    for message, stamp in zip(messages, stamps, strict=True):
+        if rows is not None and _is_sound(rows, is_live=symbol_index is not None):
+            return rows, []
+    records: list[tuple[int | bool, ...]] = []
+    faults: list[tuple[int, str]] = []
+    for i, (message, stamp) in enumerate(zip(messages, stamps, strict=True)):
         record = _record(message, stamp, symbol_index)
         if isinstance(record, str):
-            rejections.append(_reject(record, message, stamp))
+            faults.append((i, record))
         else:
             records.append(record)
-    return np.array(records, dtype=TRADE_DTYPE)
+    return np.array(records, dtype=TRADE_DTYPE), faults
 
 
 def _record(
@@ -367,14 +391,15 @@ def _record(
                 return "malformed number"
             ex_rpi = _at_decimals(parsed, quantity[1])
     first_id, last_id = message.first_trade_id, message.last_trade_id
-    times_and_ids = (message.agg_trade_id, message.transact_time_ms, event_ms, first_id, last_id)
+    time_ms = message.transact_time_ms
     if not (
         0 <= message.agg_trade_id < _MAX_ID
-        and 0 < message.transact_time_ms
-        and first_id <= last_id
-        and all(-_MAX_ID < value < _MAX_ID for value in times_and_ids)
+        and -_MAX_ID < first_id <= last_id < _MAX_ID
+        and _FIRST_MS <= time_ms < _LAST_MS
     ):
         return "impossible id or time"
+    if event_ms != NO_VALUE and not -_MAX_AHEAD_MS <= event_ms - time_ms <= _MAX_BEHIND_MS:
+        return "event and transaction time contradict each other"
     return (
         index,
         message.is_buyer_maker,
@@ -387,7 +412,7 @@ def _record(
         ex_rpi,
         first_id,
         last_id,
-        message.transact_time_ms,
+        time_ms,
         event_ms,
         stamp,
     )
@@ -397,13 +422,14 @@ def _at_decimals(value: tuple[int, int], decimals: int) -> int:
     """A (mantissa, decimals) at other decimals; ``NO_VALUE`` if it does not fit them."""
     mantissa, have = value
     if have <= decimals:
-        return mantissa * 10 ** (decimals - have)
+        scaled = mantissa * 10 ** (decimals - have)
+        return scaled if scaled <= _MAX_MANTISSA else NO_VALUE
     quotient, remainder = divmod(mantissa, 10 ** (have - decimals))
     return quotient if remainder == 0 else NO_VALUE
 
 
 def _rows_in_bulk(
-    messages: Sequence[AggTradeMessage] | Sequence[RestAggTrade],
+    messages: Sequence[AggTradeMessage | RestAggTrade],
     stamps: Sequence[int],
     symbol_index: dict[str, int] | None,
 ) -> np.ndarray | None:
@@ -459,16 +485,27 @@ def _fill_ex_rpi(rows: np.ndarray, tokens: Sequence[str | None]) -> bool:
     return True
 
 
-def _is_sound(rows: np.ndarray) -> bool:
+def _is_sound(rows: np.ndarray, *, is_live: bool) -> bool:
     """Structural law for trades: positive price and quantity, plausible ids and times."""
-    return bool(
+    times = rows["transact_time_ms"]
+    is_sound = (
         rows["price"].min() > 0
         and rows["quantity"].min() > 0
         and rows["agg_trade_id"].min() >= 0
         and rows["agg_trade_id"].max() < _MAX_ID
-        and rows["transact_time_ms"].min() > 0
+        and times.min() >= _FIRST_MS
+        and times.max() < _LAST_MS
+        and rows["first_trade_id"].min() > -_MAX_ID
+        and rows["last_trade_id"].max() < _MAX_ID
         and (rows["last_trade_id"] >= rows["first_trade_id"]).all()
     )
+    if not is_sound or not is_live:
+        return bool(is_sound)
+    events = rows["event_time_ms"]
+    if not 0 < events.min() <= events.max() < _LAST_MS + _MAX_BEHIND_MS:
+        return False  # also keeps the difference below from overflowing
+    delays = events - times
+    return bool(delays.min() >= -_MAX_AHEAD_MS and delays.max() <= _MAX_BEHIND_MS)
 
 
 def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:
@@ -478,14 +515,37 @@ def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:
         return None
 
 
-def _spot_snapshot(symbol: str, frame: SpotDepthFrame, stamp: int) -> DepthSnapshot:
-    time_ms = stamp // 1_000_000
-    update_id = frame.data.final_update_id
+def _snapshot(frame: DepthFrame, stamp: int, symbol_index: dict[str, int]) -> DepthSnapshot | str:
+    """A snapshot, or what is wrong with the frame."""
+    message = frame.data
+    if message.symbol not in symbol_index or symbol_of(frame.stream) != message.symbol:
+        return "wrong symbol"
+    time_ms = message.transact_time_ms
+    if time_ms is None:
+        return "depth without transaction time"
+    if not _FIRST_MS <= time_ms < _LAST_MS:
+        return "impossible id or time"
     return DepthSnapshot(
-        symbol, time_ms, time_ms, stamp, update_id, update_id, None, frame.data.bids, frame.data.asks
+        message.symbol,
+        message.event_time_ms,
+        time_ms,
+        stamp,
+        message.first_update_id,
+        message.final_update_id,
+        message.prev_final_update_id,
+        message.bids,
+        message.asks,
     )
 
 
-def _reject(reason: str, message: msgspec.Struct, stamp: int) -> Rejection:
-    symbol = getattr(message, "symbol", None)
-    return Rejection(reason, msgspec.json.encode(message), stamp, symbol)
+def _spot_snapshot(
+    frame: SpotDepthFrame, stamp: int, symbol_index: dict[str, int]
+) -> DepthSnapshot | str:
+    symbol = symbol_of(frame.stream)
+    if symbol not in symbol_index:
+        return "wrong symbol"
+    message, time_ms = frame.data, stamp // 1_000_000
+    update_id = message.final_update_id
+    return DepthSnapshot(
+        symbol, time_ms, time_ms, stamp, update_id, update_id, None, message.bids, message.asks
+    )

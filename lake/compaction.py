@@ -3,7 +3,8 @@
 The merged file is written atomically and names in its metadata the files it replaces; only then
 are those removed. A crash in between leaves rows in two files, which readers that keep the highest
 revision count once, and ``finish_merges`` removes the rest at the next start. Of each key only the
-highest revision is kept; columns unknown to the row type are carried over.
+highest revision is kept; columns unknown to the row type are carried over. Rows are sorted by symbol and
+time: of the whole date where it fits ``merge_rows``, else of one stretch of time after the other.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lake.atomic import Step, StepHook, atomic_file, remove_leftovers
-from lake.columns import numpy_of, strings_of
+from lake.columns import numpy_of
 from lake.part_files import (
     DATE_PREFIX,
     MERGED_PREFIX,
@@ -54,7 +56,7 @@ def merge_files(
     Args:
         files: At least one; all in the same folder.
         layout: Keys and schema.
-        merge_rows: Rows held in memory at a time (a single symbol may exceed it).
+        merge_rows: Rows held in memory at a time (those of a single window may exceed it).
         hook: See ``lake.atomic.StepHook``.
 
     Returns:
@@ -64,15 +66,14 @@ def merge_files(
         FileNotFoundError, DamagedFile, StorageError: As ``part_files.read_file``; nothing changed.
     """
     schema = merged_schema(files, layout.schema)
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
     replaces = msgspec.json.encode([path.name for path in files])
     target = files[0].with_name(new_name(MERGED_PREFIX))
     with (
         atomic_file(target, hook=hook) as handle,
         open_writer(handle, schema.with_metadata({REPLACES_KEY: replaces})) as writer,
     ):
-        for symbols in _symbol_groups(files, layout.time_column, merge_rows):
-            rows = RowRange(time_column=layout.time_column, symbols=symbols)
-            nullable = pa.schema([field.with_nullable(True) for field in schema])
+        for rows in _time_slices(files, layout.time_column, merge_rows):
             found = pa.concat_tables([read_file(path, nullable, rows) for path in files])
             table = sort_latest(found, layout.keys, layout.revision_column)
             writer.write_table(as_schema(table, schema), row_group_size=ROW_GROUP_ROWS)
@@ -80,27 +81,26 @@ def merge_files(
     return target
 
 
-def _symbol_groups(
-    files: Sequence[Path], time_column: str, merge_rows: int
-) -> Iterator[frozenset[str]]:
-    """Symbols in order, so many at a time that their rows fit the budget."""
-    counts: Counter[str] = Counter()
-    schema = pa.schema([("symbol", pa.string())])
+def _time_slices(files: Sequence[Path], time_column: str, merge_rows: int) -> Iterator[RowRange]:
+    """Consecutive times, so many at a time that their rows fit the budget.
+
+    Slices of time and not of symbols, because files hold a stretch of time of all symbols: so each
+    is decoded about once, however many there are.
+    """
+    counts: Counter[int] = Counter()
+    schema = pa.schema([(time_column, pa.int64())])
     for path in files:
-        table = read_file(path, schema, RowRange(time_column=time_column))
-        found = table.column("symbol").value_counts()
-        symbols = strings_of(found.field("values"))
-        counts.update(dict(zip(symbols, numpy_of(found.field("counts")).tolist(), strict=True)))
-    group: list[str] = []
-    held = 0
-    for symbol in sorted(counts):
-        if group and held + counts[symbol] > merge_rows:
-            yield frozenset(group)
-            group, held = [], 0
-        group.append(symbol)
-        held += counts[symbol]
-    if group:
-        yield frozenset(group)
+        found = read_file(path, schema, RowRange(time_column=time_column))
+        times, rows = np.unique(numpy_of(found.column(0)), return_counts=True)
+        counts.update(dict(zip(times.tolist(), rows.tolist(), strict=True)))
+    start_ms, held = None, 0
+    for time_ms in sorted(counts):
+        if held and held + counts[time_ms] > merge_rows:
+            yield RowRange(time_column=time_column, start_ms=start_ms, end_ms=time_ms)
+            start_ms, held = time_ms, 0
+        held += counts[time_ms]
+    if held:
+        yield RowRange(time_column=time_column, start_ms=start_ms)
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -12,7 +12,8 @@ import itertools
 import os
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -38,6 +39,7 @@ PART_PREFIX: Final = "part"
 _RUN_TOKEN: Final = secrets.token_hex(3)
 _COUNTER: Final = itertools.count(1)
 _LISTING_ATTEMPTS: Final = 20
+_DECODED_ROWS: Final = 34_560
 
 
 class DamagedFile(Exception):
@@ -180,17 +182,18 @@ def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
         StorageError: The system refused.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
             groups = _groups(file, rows)
-            if not groups:
-                return empty_table(schema)
             names = set(file.schema_arrow.names)
             missing = {rows.time_column, "symbol"} - names
             if missing:
                 raise DamagedFile(path, f"lacks {', '.join(sorted(missing))}")
             wanted = [name for name in (*schema.names, "symbol", rows.time_column) if name in names]
-            found = file.read_row_groups(groups, columns=list(dict.fromkeys(wanted)))
-            return conform(_filtered(found, rows), schema)
+            tables = [
+                conform(_filtered(_read_groups(file, some, wanted), rows), schema)
+                for some in _batches(file.metadata, groups)
+            ]
+            return pa.concat_tables(tables) if tables else empty_table(schema)
     except FileNotFoundError:
         raise
     except pa.ArrowMemoryError:
@@ -224,6 +227,45 @@ def _groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
         if about.num_rows and rows.may_be_in(bounds):
             wanted.append(group)
     return wanted
+
+
+def _batches(metadata: pq.FileMetaData, groups: Sequence[int]) -> Iterator[list[int]]:
+    """Row groups to decode together: what is filtered out must not fill the memory."""
+    batch: list[int] = []
+    held = 0
+    for group in groups:
+        count = metadata.row_group(group).num_rows
+        if batch and held + count > _DECODED_ROWS:
+            yield batch
+            batch, held = [], 0
+        batch.append(group)
+        held += count
+    if batch:
+        yield batch
+
+
+def _read_groups(file: pq.ParquetFile, groups: list[int], names: Sequence[str]) -> pa.Table:
+    # one thread: the other cores belong to the feed
+    columns = list(dict.fromkeys(names))
+    return file.read_row_groups(groups, columns=columns, use_threads=False)
+
+
+def newest_ms(path: Path, time_column: str) -> int | None:
+    """The latest time in a file by its statistics; ``None`` if it does not say or is unreadable."""
+    try:
+        metadata = pq.read_metadata(path)
+    except (pa.ArrowException, OSError):
+        return None
+    latest: int | None = None
+    for index in range(metadata.num_columns):
+        if metadata.schema.column(index).path != time_column:
+            continue
+        for group in range(metadata.num_row_groups):
+            statistics = metadata.row_group(group).column(index).statistics
+            if statistics is not None and statistics.has_min_max:
+                highest = int(statistics.max)
+                latest = highest if latest is None else max(latest, highest)
+    return latest
 
 
 def _filtered(table: pa.Table, rows: RowRange) -> pa.Table:
@@ -264,18 +306,14 @@ def merged_schema(files: Sequence[Path], schema: pa.Schema) -> pa.Schema:
     Raises:
         FileNotFoundError, DamagedFile, StorageError: As ``read_file``.
     """
-    found = [_file_schema(path) for path in files]
     fields = {field.name: field for field in schema}
-    for other in found:
-        for field in other:
+    required: Counter[str] = Counter()
+    for path in files:
+        for field in _file_schema(path):
             fields.setdefault(field.name, field.remove_metadata())
+            required[field.name] += not field.nullable
     return pa.schema(
-        [
-            field.with_nullable(
-                any(name not in other.names or other.field(name).nullable for other in found)
-            )
-            for name, field in fields.items()
-        ]
+        [field.with_nullable(required[name] < len(files)) for name, field in fields.items()]
     )
 
 

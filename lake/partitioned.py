@@ -9,7 +9,7 @@ writes; any number read.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +40,7 @@ from lake.part_files import (
     files_in,
     merged_schema,
     new_name,
+    newest_ms,
     read_file,
     set_aside,
     stable_files,
@@ -51,6 +52,7 @@ from lake.schemas import read_schema, written_schema
 log = structlog.get_logger()
 
 _READ_ATTEMPTS: Final = 20
+_LOOK_BACK_MS: Final = 600_000
 
 
 class PartitionedSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,11 +244,23 @@ class PartitionedStore[R: msgspec.Struct]:
         for date in sorted(dates, reverse=True):
             if not missing:
                 break
-            start_ms = date_start_ms(date)
-            table = self.read(missing, start_ms, start_ms + DAY_MS, columns, extra_rows=extra_rows)
-            found.update(_last_of_each(table))
-            missing -= found.keys()
+            for start_ms in self._look_back(date, extra_rows):
+                end_ms = date_start_ms(date) + DAY_MS
+                table = self.read(missing, start_ms, end_ms, columns, extra_rows=extra_rows)
+                found.update(_last_of_each(table))
+                missing -= found.keys()
         return found
+
+    def _look_back(self, date: str, extra_rows: Sequence[R]) -> Iterator[int]:
+        """Where to begin reading for the latest rows of a date: its last minutes, then all of it."""
+        start_ms = date_start_ms(date)
+        stored = (newest_ms(path, self._layout.time_column) for path in files_in(self.folder, date))
+        held = (self._symbol_and_time(row)[1] for row in extra_rows)
+        known = [time_ms for time_ms in (*stored, *held) if time_ms is not None]
+        last_ms = max((t for t in known if t < start_ms + DAY_MS), default=start_ms)
+        if last_ms - _LOOK_BACK_MS > start_ms:
+            yield last_ms - _LOOK_BACK_MS
+        yield start_ms
 
     def _symbol_and_time(self, row: R) -> tuple[str, int]:
         return getattr(row, self._layout.keys[0]), getattr(row, self._layout.time_column)

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 
 import msgspec
+import numpy as np
 import structlog
 
 from binance_api.endpoints import AGG_TRADES_REACH_MS
@@ -54,6 +55,13 @@ class _Episode(msgspec.Struct):
     cause: str
 
 
+class _Page(msgspec.Struct, frozen=True):
+    """Rows of one reply, and whether the history ended in it."""
+
+    rows: np.ndarray
+    is_last: bool
+
+
 class GapRepairer:
     """Serves the holes of all symbols; owned and run by the orchestrator."""
 
@@ -79,6 +87,7 @@ class GapRepairer:
         self._episodes: dict[int, list[_Episode]] = {}
         self._wake = asyncio.Event()
         self._started_ns = monotonic_ns()
+        self._next_forget_ns = 0
         self._route_up = False
         self._generation = 0  # of the trade route's connections
         self._counts = dict.fromkeys(
@@ -101,6 +110,7 @@ class GapRepairer:
         async with asyncio.TaskGroup() as group:
             while True:
                 self._watch()
+                self._forget_old()
                 for index in self._needy():
                     self._busy.add(index)
                     group.create_task(self._serve(index, gate), name=f"repair-{index}")
@@ -142,10 +152,12 @@ class GapRepairer:
         return not gap.lost and now_ns - gap.since_ns >= self._settings.grace_ms * 1_000_000
 
     async def _serve(self, index: int, gate: asyncio.Semaphore) -> None:
+        failures = self._failures.get(index, 0)
         try:
             async with gate:
                 await self._serve_once(index)
-            self._failures.pop(index, None)
+            if self._failures.get(index, 0) == failures:  # nothing in it asked for patience
+                self._failures.pop(index, None)
         except ExchangeError as error:
             self._failed(index, error)
         finally:
@@ -169,11 +181,12 @@ class GapRepairer:
             self._expire(index, gap)
             return
         limit = min(PAGE, gap.count + 1)  # one more: proof that the exchange is past the hole
-        rows = await self._ask(index, gap.first_id, limit)
+        page = await self._ask(index, gap.first_id, limit)
+        rows = page.rows
         wanted = rows[rows["agg_trade_id"] <= gap.last_id]
         self._flow.on_trades(wanted, authoritative=True)
         newest = int(rows["agg_trade_id"].max()) if len(rows) else -1
-        if newest <= gap.last_id and len(rows) < limit:
+        if newest <= gap.last_id and page.is_last:
             self._back_off(index)  # the history has not caught up with the stream yet
         self._note_absent(index, gap.first_id, min(gap.last_id, newest))
         self._watch()
@@ -198,9 +211,9 @@ class GapRepairer:
         generation = self._generation
         sequence = self._flow.validator.sequences[index]
         while sequence.max_id is not None:
-            rows = await self._ask(index, sequence.max_id + 1, PAGE)
-            self._flow.on_trades(rows, authoritative=True)
-            if len(rows) < PAGE:
+            page = await self._ask(index, sequence.max_id + 1, PAGE)
+            self._flow.on_trades(page.rows, authoritative=True)
+            if page.is_last:
                 break
         else:
             await self._latest(index)
@@ -244,20 +257,27 @@ class GapRepairer:
             flow.on_trades(rows, authoritative=True)
 
     async def _serve_disputed(self, index: int) -> None:
+        """Ask for ids whose copies contradict each other; the exchange's history decides."""
         sequence = self._flow.validator.sequences[index]
         for trade_id in sorted(sequence.disputed)[:8]:
-            rows = await self._ask(index, trade_id, 1)
-            self._flow.on_trades(rows[rows["agg_trade_id"] == trade_id], authoritative=True)
+            page = await self._ask(index, trade_id, 1)
+            if not len(page.rows):  # the history has not caught up with the stream yet
+                self._back_off(index)
+                continue
+            self._flow.on_trades(
+                page.rows[page.rows["agg_trade_id"] == trade_id], authoritative=True
+            )
             sequence.disputed.discard(trade_id)
 
-    async def _ask(self, index: int, from_id: int, limit: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def _ask(self, index: int, from_id: int, limit: int) -> _Page:
         self._counts["requests"] += 1
         reply = await self._history.agg_trades(
             self._flow.symbols[index], from_id=from_id, limit=limit, urgent=True
         )
         rows = reply.value
         rows["symbol_index"] = index
-        return rows[rows["agg_trade_id"] >= from_id]
+        is_last = len(rows) + reply.rejected_count < limit
+        return _Page(rows[rows["agg_trade_id"] >= from_id], is_last)
 
     # --- failures and the life of holes ---------------------------------------------------
 
@@ -284,6 +304,11 @@ class GapRepairer:
         self._flow.validator.sequences[index].mark_lost(gap.first_id, gap.last_id)
         self._flow.builder.touch(index)
         self._counts["expired_ids"] += gap.count
+        self._episodes[index] = [
+            episode
+            for episode in self._episodes.get(index, [])
+            if episode.last_id < gap.first_id or episode.first_id > gap.last_id
+        ]
         self._announce(index, gap.first_id, gap.last_id, gap, GapState.EXPIRED, "out of REST's reach")
 
     def _watch(self) -> None:
@@ -294,7 +319,7 @@ class GapRepairer:
                 continue
             known = [(e.first_id, e.last_id) for e in episodes or ()]
             for gap in sequence.missing:
-                if any(a <= gap.first_id and gap.last_id <= b for a, b in known):
+                if gap.lost or any(a <= gap.first_id and gap.last_id <= b for a, b in known):
                     continue
                 cause = "lost connection" if not self._route_up else "missing from the stream"
                 episode = _Episode(gap.first_id, gap.last_id, gap.after_ms, gap.before_ms, cause)
@@ -302,6 +327,16 @@ class GapRepairer:
                 self._announce(index, gap.first_id, gap.last_id, episode, GapState.OPEN, cause)
             for episode in list(self._episodes.get(index, ())):
                 self._settle(index, episode)
+
+    def _forget_old(self) -> None:
+        """Holes beyond the history's reach are the ledger's alone, looked at once a minute."""
+        now_ns = self._monotonic_ns()
+        if now_ns < self._next_forget_ns:
+            return
+        self._next_forget_ns = now_ns + 60_000_000_000
+        for index, sequence in enumerate(self._flow.validator.sequences):
+            if sequence.missing and index not in self._episodes:
+                sequence.forget_before(self._flow.builder.route_ms - AGG_TRADES_REACH_MS)
 
     def _settle(self, index: int, episode: _Episode) -> None:
         inside = [
@@ -312,15 +347,21 @@ class GapRepairer:
         if any(not gap.lost for gap in inside):
             return
         self._episodes[index].remove(episode)
+        if not self._episodes[index]:
+            del self._episodes[index]
         lost = sum(gap.count for gap in inside)
         self._counts["repaired_ids"] += episode.last_id - episode.first_id + 1 - lost
         cause = episode.cause
-        if not inside:
-            self._announce(
-                index, episode.first_id, episode.last_id, episode, GapState.REPAIRED, cause
-            )
-        for gap in inside:
+        next_id = episode.first_id
+        for gap in sorted(inside, key=lambda gap: gap.first_id):
+            if next_id < gap.first_id:
+                self._announce(
+                    index, next_id, gap.first_id - 1, episode, GapState.REPAIRED, cause
+                )
             self._announce(index, gap.first_id, gap.last_id, gap, GapState.LOST, cause)
+            next_id = gap.last_id + 1
+        if next_id <= episode.last_id:
+            self._announce(index, next_id, episode.last_id, episode, GapState.REPAIRED, cause)
 
     def _announce(
         self,

@@ -6,19 +6,22 @@ window builder as live trades. Consumes (symbol, span, id to begin at); produces
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
-from data_validator import DataValidator, ValidatorSettings
+from data_validator import DataValidator, MissingRange, TradeSequence, ValidatorSettings
 from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
 from market_orchestrator.windows import WindowBuilder, WindowSettings
 
 PAGE = 1_000  # rows of one aggTrades request, the exchange's maximum
 _MAX_HEAD_PAGES = 60  # a window of more than 60,000 trades before the first one is not completed
+_LAG_REPLIES = 6  # replies that end before a known trade, until what lies between is lost
+_LAG_WAIT_S = 0.5
 _ASK_AGAIN = 2  # replies that must lack an id before it counts as lost
 
 
@@ -39,6 +42,7 @@ class TradeHistory(Protocol):
         symbol: str,
         *,
         from_id: int | None = None,
+        start_ms: int | None = None,
         limit: int = 1_000,
         urgent: bool = False,
         deadline_s: float | None = None,
@@ -49,7 +53,8 @@ class Span(msgspec.Struct, frozen=True):
     """Windows ``[first_start_ms, end_ms)`` of a symbol, whose trades begin at ``from_id``.
 
     ``from_known``: the trade ``from_id - 1`` is known to lie before the span, so that nothing can
-    be missing at its beginning.
+    be missing at its beginning. ``until_id``: a trade known to follow the span, which the history
+    must reach before silence in it counts; None if none is known.
     """
 
     symbol: str
@@ -57,6 +62,7 @@ class Span(msgspec.Struct, frozen=True):
     end_ms: int
     from_id: int
     from_known: bool
+    until_id: int | None = None
 
 
 class Head(msgspec.Struct, frozen=True):
@@ -121,6 +127,7 @@ async def rebuild(
     sequence.resume(first_id - 1, span.first_start_ms - 1)
     builder.insert_head(0, head_rows if head_rows is not None else _none(), proven=proven)
     now_ns = 0
+    patience = _LAG_REPLIES
     while True:
         from_id = (sequence.max_id or 0) + 1
         reply = await history.agg_trades(span.symbol, from_id=from_id, limit=PAGE)
@@ -129,6 +136,13 @@ async def rebuild(
             builder.ingest(checker.check_trades(rows, now_ns, authoritative=True), live=False)
             await _confirm_lost(history, span.symbol, checker, builder)
         is_last = len(reply.value) + reply.rejected_count < PAGE
+        lags = is_last and (sequence.max_id or 0) + 1 < (span.until_id or 0)
+        if lags and patience:
+            patience -= 1
+            await asyncio.sleep(_LAG_WAIT_S)
+            continue
+        if lags and span.until_id is not None:
+            _lose_tail(sequence, span.until_id, span.end_ms)
         done = is_last or int(rows["transact_time_ms"].max()) >= span.end_ms
         if done:
             builder.prove(span.end_ms + windows.lateness_ms)
@@ -142,6 +156,14 @@ async def rebuild(
             yield batches
         if done or (batches and batches[-1].end_ms >= span.end_ms):
             return
+
+
+def _lose_tail(sequence: TradeSequence, until_id: int, end_ms: int) -> None:
+    """The history ends before a trade known to exist: what lies between is missing."""
+    first_id = (sequence.max_id or 0) + 1
+    sequence.missing.append(
+        MissingRange(first_id, until_id - 1, sequence.last_ms, end_ms, 0, lost=True)
+    )
 
 
 async def _confirm_lost(

@@ -8,7 +8,7 @@ waits for any of it. Reach: 48 h of trade history; what is older stays in the le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -37,6 +37,7 @@ class RecoverySettings(msgspec.Struct, frozen=True, kw_only=True):
     progress_s: a progress line this often.
     tick_s: how often new work is looked for.
     concurrency: symbols rebuilt at once; they share the request budget page by page.
+    wait_for_trade_ms: how long a symbol's first live trade is awaited before its hole is begun.
     """
 
     chunk_windows: int = 1_000
@@ -45,6 +46,7 @@ class RecoverySettings(msgspec.Struct, frozen=True, kw_only=True):
     progress_s: float = 10.0
     tick_s: float = 0.2
     concurrency: int = 8
+    wait_for_trade_ms: int = 10_000
 
 
 class Bookmark(msgspec.Struct, frozen=True):
@@ -90,7 +92,7 @@ class Recovery:
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._waiting: dict[str, Plan] = {}
-        self._jobs: dict[str, list[tuple[Span, bool]]] = {}
+        self._jobs: dict[str, list[Span]] = {}
         self._busy: set[str] = set()
         self._bookmarked: set[str] = set()
         self._windows_done = 0
@@ -148,7 +150,7 @@ class Recovery:
             if plan.last is not None:
                 self._outputs.adopt(self._flow, plan.last)
             for span in plan.spans:
-                self._add(span, carry_on=True)
+                self._add(span)
 
     # --- while running --------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Recovery:
         gate = asyncio.Semaphore(self._settings.concurrency)
         async with asyncio.TaskGroup() as group:
             while True:
-                self._begin_holes()
+                await self._begin_holes()
                 await self._bookmark()
                 await self._take_stale()
                 for symbol in [s for s in self._jobs if s not in self._busy]:
@@ -177,26 +179,36 @@ class Recovery:
             "eta_s": left_s,
         }
 
-    def _begin_holes(self) -> None:
+    async def _begin_holes(self) -> None:
         """Once a symbol's live run has begun, the hole before it has an end."""
         builder = self._flow.builder
         if builder.first_start_ms is None:
             return
         for symbol, plan in list(self._waiting.items()):
+            sequence = self._flow.validator.sequences[self._flow.index[symbol]]
+            is_late = builder.route_ms > builder.first_start_ms + self._settings.wait_for_trade_ms
+            if sequence.first_id is None and not is_late:
+                continue  # its first live trade says where the history must reach
             del self._waiting[symbol]
-            end_ms = builder.first_start_ms
-            resume_ms = plan.resume_ms or end_ms
-            reach_ms = builder.route_ms - AGG_TRADES_REACH_MS
             if plan.broken_from_ms is not None:
                 self._storage.submit_chain(symbol, plan.broken_from_ms)
-            if resume_ms >= end_ms or plan.resume_id is None:
-                continue
-            if resume_ms < reach_ms:
-                self._out_of_reach(plan, resume_ms, reach_ms)
-                continue
-            self._add(
-                Span(symbol, resume_ms, end_ms, plan.resume_id, plan.resume_known), carry_on=True
-            )
+            await self._begin_hole(plan, builder.first_start_ms, sequence.first_id)
+
+    async def _begin_hole(self, plan: Plan, end_ms: int, until_id: int | None) -> None:
+        duration_ms = self._flow.settings.windows.duration_ms
+        reach_ms = self._flow.builder.route_ms - AGG_TRADES_REACH_MS
+        start_ms, from_id, known = plan.resume_ms or end_ms, plan.resume_id, plan.resume_known
+        if start_ms >= end_ms:
+            return
+        if start_ms < reach_ms:
+            self._out_of_reach(plan, start_ms, reach_ms)
+            start_ms = reach_ms - reach_ms % duration_ms + 2 * duration_ms
+            reply = await self._history.agg_trades(plan.symbol, start_ms=start_ms, limit=1)
+            if not len(reply.value):
+                return
+            from_id, known = int(reply.value["agg_trade_id"][0]), True
+        if from_id is not None:
+            self._add(Span(plan.symbol, start_ms, end_ms, from_id, known, until_id))
 
     def _out_of_reach(self, plan: Plan, from_ms: int, reach_ms: int) -> None:
         log.error("recovery.out_of_reach", symbol=plan.symbol, from_ms=from_ms, until_ms=reach_ms)
@@ -228,7 +240,7 @@ class Recovery:
             for start_ms, end_ms in _joined(wanted):
                 span = await asyncio.to_thread(self._span, symbol, start_ms, end_ms)
                 if span is not None:
-                    self._add(span, carry_on=True)
+                    self._add(span)
 
     async def _bookmark(self) -> None:
         """Remember durably where a fresh store began."""
@@ -248,25 +260,25 @@ class Recovery:
 
     # --- rebuilding -----------------------------------------------------------------------
 
-    def _add(self, span: Span, *, carry_on: bool) -> None:
-        self._jobs.setdefault(span.symbol, []).append((span, carry_on))
+    def _add(self, span: Span) -> None:
+        self._jobs.setdefault(span.symbol, []).append(span)
         duration_ms = self._flow.settings.windows.duration_ms
         self._windows_wanted += (span.end_ms - span.first_start_ms) // duration_ms
 
     async def _work(self, symbol: str, gate: asyncio.Semaphore) -> None:
         try:
             async with gate:
-                for span, carry_on in self._jobs.pop(symbol, []):
-                    await self._rebuild(span, carry_on=carry_on)
+                for span in self._jobs.pop(symbol, []):
+                    await self._rebuild(span)
         finally:
             self._busy.discard(symbol)
 
-    async def _rebuild(self, span: Span, *, carry_on: bool) -> None:
+    async def _rebuild(self, span: Span) -> None:
         """Rebuild a span, through failures, from where it stands."""
         wait_s = self._settings.retry_s
         while span.first_start_ms < span.end_ms:
             try:
-                async for done in self._rebuild_once(span, carry_on=carry_on):
+                async for done in self._rebuild_once(span):
                     span = done
                     wait_s = self._settings.retry_s
                 return
@@ -277,7 +289,7 @@ class Recovery:
                 await asyncio.sleep(wait_s)
                 wait_s = min(2 * wait_s, self._settings.retry_cap_s)
 
-    async def _rebuild_once(self, span: Span, *, carry_on: bool):  # type: ignore[no-untyped-def]  # noqa: ANN202
+    async def _rebuild_once(self, span: Span) -> AsyncIterator[Span]:
         """Yields what is left of the span after each part that was written."""
         settings = self._flow.settings
         analysis = WindowAnalysis(span.symbol, settings)
@@ -292,7 +304,7 @@ class Recovery:
             end_ms = batches[-1].end_ms
             is_last = end_ms >= span.end_ms
             if len(part) >= self._settings.chunk_windows or is_last:
-                await self._storage.write_recovered(span.symbol, part, last=is_last and carry_on)
+                await self._storage.write_recovered(span.symbol, part, last=is_last)
                 self._windows_done += len(part)
                 part = {}
                 yield msgspec.structs.replace(
@@ -316,14 +328,17 @@ class Recovery:
         """A span to rebuild, beginning after the last trade known before it. Blocks on the disk."""
         store = self._outputs.features
         before = store.read(symbol, start_ms - AGG_TRADES_REACH_MS, start_ms, ["last_agg_id"])
-        ids = [value for value in before.column(0).to_pylist() if value is not None]
-        if ids:
-            return Span(symbol, start_ms, end_ms, int(ids[-1]) + 1, from_known=True)
-        inside = store.read(symbol, start_ms, None, ["first_agg_id"])
-        later = [value for value in inside.column(0).to_pylist() if value is not None]
-        if not later:
+        after = store.read(symbol, end_ms, None, ["first_agg_id"])
+        earlier = [value for value in before.column(0).to_pylist() if value is not None]
+        later = [value for value in after.column(0).to_pylist() if value is not None]
+        until_id = int(later[0]) if later else None
+        if earlier:
+            return Span(symbol, start_ms, end_ms, int(earlier[-1]) + 1, True, until_id)  # noqa: FBT003
+        inside = store.read(symbol, start_ms, end_ms, ["first_agg_id"])
+        first = [value for value in inside.column(0).to_pylist() if value is not None]
+        if not first and until_id is None:
             return None
-        return Span(symbol, start_ms, end_ms, int(later[0]), from_known=False)
+        return Span(symbol, start_ms, end_ms, int((first or later)[0]), False, until_id)  # noqa: FBT003
 
     def _report(self, symbol: str, until_ms: int) -> None:
         now = self._monotonic()

@@ -31,12 +31,14 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
         side_flush_s: so do quarantine and gap ledger.
         merge_s: small files of the open day are merged this often.
         gather_s: repairs arriving within this time are written as one batch.
+        retry_s: wait after the disk refused a revision.
     """
 
     flush_s: float = 60.0
     side_flush_s: float = 1.0
     merge_s: float = 3_600.0
     gather_s: float = 0.3
+    retry_s: float = 5.0
 
 
 class Storage:
@@ -124,7 +126,7 @@ class Storage:
                 pass
             if self._wake.is_set():
                 await asyncio.sleep(self._settings.gather_s)
-                await self.revise()
+                await self._try_to_revise()
             now = self._monotonic()
             if now >= next_side:
                 next_side = now + self._settings.side_flush_s
@@ -137,18 +139,27 @@ class Storage:
                 await self._in_thread(self._merge)
 
     async def revise(self) -> None:
-        """Work the submitted windows into the store, carry CVD on, write, publish."""
+        """Work the submitted windows into the store, carry CVD on, write, publish.
+
+        Raises:
+            StorageError: the disk refused; the windows stay submitted.
+        """
         async with self._disk:
             self._wake.clear()
             submitted, self._rebuilt = self._rebuilt, {}
             chains, self._chains = self._chains, {}
-            revisions = [
-                await self._revise_symbol(symbol, submitted.get(symbol, {}), chains.get(symbol))
-                for symbol in sorted({*submitted, *chains})
-            ]
-            if revisions:
+            try:
+                revisions = [
+                    await self._revise_symbol(symbol, submitted.get(symbol, {}), chains.get(symbol))
+                    for symbol in sorted({*submitted, *chains})
+                ]
                 await asyncio.to_thread(self._outputs.write, revisions)
-                self._outputs.announce(revisions)
+            except BaseException:
+                for symbol, rebuilt in submitted.items():
+                    self._rebuilt[symbol] = {**rebuilt, **self._rebuilt.get(symbol, {})}
+                self._chains = {**self._chains, **chains}
+                raise
+            self._outputs.announce(revisions)
 
     async def write_recovered(
         self, symbol: str, rebuilt: Mapping[int, FeatureRow], *, last: bool
@@ -182,6 +193,15 @@ class Storage:
             "failed_flushes": self._failed_flushes,
             "waiting_repairs": sum(map(len, self._rebuilt.values())),
         }
+
+    async def _try_to_revise(self) -> None:
+        try:
+            await self.revise()
+        except StorageError as error:
+            self._failed_flushes += 1
+            log.error("storage.revision_failed", error=str(error), failures=self._failed_flushes)
+            await asyncio.sleep(self._settings.retry_s)
+            self._wake.set()
 
     async def _revise_symbol(
         self,

@@ -25,17 +25,17 @@ class RunningCvd(msgspec.Struct):
     is_complete: bool = True
     last_start_ms: int = NO_VALUE
 
-    def begin(self, start_ms: int, duration_ms: int, *, is_complete: bool) -> bool:
-        """Moves on to the window at ``start_ms``, whose delta is then added with ``shift``.
+    def add(self, start_ms: int, duration_ms: int, delta: Decimal, *, is_complete: bool) -> None:
+        """Takes the next window in; one that the state already holds changes nothing.
 
         Args:
             start_ms: Start of the window.
             duration_ms: Its length; the window before it began that much earlier.
-            is_complete: Whether the window lacks no trade.
-
-        Returns:
-            False where windows were left out between the last one and this one.
+            delta: Its delta, base units.
+            is_complete: Whether it lacks no trade.
         """
+        if start_ms <= self.last_start_ms:
+            return
         follows = self.last_start_ms in (NO_VALUE, start_ms - duration_ms)
         midnight_ms = start_ms - start_ms % DAY_MS
         if self.anchor_ms == NO_VALUE:
@@ -47,7 +47,7 @@ class RunningCvd(msgspec.Struct):
             self.is_complete = False
         self.is_complete = self.is_complete and is_complete
         self.last_start_ms = start_ms
-        return follows
+        self.shift(delta)
 
     def shift(self, amount: Decimal) -> None:
         """Adds a window's delta, or what a repair changed since the anchor."""

@@ -27,7 +27,6 @@ _SAFE_TOTAL = 2.0**62
 """A float total below it proves that the int64 total of as many positive terms does not overflow."""
 
 _POW10 = np.array([10.0**k if k <= 308 else np.inf for k in range(511)])
-_SIGNS = np.array([1, -1], dtype=np.int64)
 _POW10_INT = np.array([10**k for k in range(19)], dtype=np.int64)
 
 
@@ -41,7 +40,7 @@ class ScaledTrades(msgspec.Struct, frozen=True):
     counts: Ints  # rows of each window, at least 1
     window: Ints  # per trade: its window
     is_sell: Mask  # the aggressor sold
-    sign: Ints  # 1, or -1 where the aggressor sold
+    sign: NDArray[np.int8]  # 1, or -1 where the aggressor sold
     price: Exact
     quantity: Exact
     quote: Exact  # price * quantity
@@ -102,7 +101,8 @@ def scale_trades(rows: np.ndarray, starts: Ints, counts: Ints) -> ScaledTrades:
         rows["quantity"], rows["quantity_decimals"], starts, counts
     )
     price_float = price.astype(np.float64)
-    notional = price_float * quantity.astype(np.float64)
+    notional = quantity.astype(np.float64)
+    notional *= price_float
     is_wide = object in (price.dtype, quantity.dtype)
     price_zeros = quantity_zeros = [0] * starts.size
     total = np.add.reduceat(notional, starts)
@@ -123,7 +123,7 @@ def scale_trades(rows: np.ndarray, starts: Ints, counts: Ints) -> ScaledTrades:
         counts=counts,
         window=_windows(counts, len(rows)),
         is_sell=is_sell,
-        sign=_SIGNS[is_sell.view(np.int8)],
+        sign=1 - 2 * is_sell.view(np.int8),
         price=price,
         quantity=quantity,
         quote=price * quantity,

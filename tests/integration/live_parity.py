@@ -1,17 +1,20 @@
-"""Runs the bot against the simulated exchange and compares what it stored with the replay's rows."""
+"""Runs the bot against the simulated exchange, and compares what it stored with the replay's rows."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from config import Settings
+from domain.events import GapState
 from domain.features import FeatureRow
 from feature_store import FeatureStore
-from market_orchestrator.market_orchestrator import EnhancedMarketBot, replay
-from simulator.faults import FaultPlan
+from lake.gap_ledger import Gap, read_gaps
+from market_orchestrator.market_orchestrator import EnhancedMarketBot, LiveParts, replay
+from simulator.faults import Fault
 from simulator.server import SimulatedExchange
 from simulator.settings import SimulatorSettings
 
@@ -22,77 +25,135 @@ EXACTLY_ONCE = (
     *("flow_imbalance", "whale_buy_volume", "whale_sell_volume", "whale_delta", "whale_count"),
 )
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+UNLIMITED_WEIGHT = 1_000_000  # the budget is of wall minutes, in which a fast market asks a lot
+POLL_S = 0.1
+
+type Rows = dict[tuple[str, int], FeatureRow]
 
 
-def rows_of(folder: Path, symbols: Sequence[str] = SYMBOLS) -> dict[tuple[str, int], FeatureRow]:
+def rows_of(folder: Path, symbols: Sequence[str] = SYMBOLS) -> Rows:
     """The highest revision of every stored window."""
-    store = FeatureStore(folder)
-    return {(r.symbol, r.window_start_ms): r for r in store.read_rows(list(symbols))}
+    return keyed(FeatureStore(folder).read_rows(list(symbols)))
 
 
-def replayed(recording: Path, folder: Path) -> dict[tuple[str, int], FeatureRow]:
+def keyed(rows: Sequence[FeatureRow]) -> Rows:
+    return {(row.symbol, row.window_start_ms): row for row in rows}
+
+
+def replayed(recording: Path, folder: Path, symbols: Sequence[str] = SYMBOLS) -> Rows:
     """The truth: the recording's rows as the replay makes them."""
     settings = Settings(source=f"replay:{recording}", data_dir=folder, headless=True)
     assert asyncio.run(replay(settings, recording)) == 0
-    return rows_of(folder)
+    return rows_of(folder, symbols)
+
+
+class LiveRun:
+    """A bot on a simulated exchange, while both run."""
+
+    def __init__(
+        self,
+        exchange: SimulatedExchange,
+        bot: EnhancedMarketBot,
+        folder: Path,
+        task: asyncio.Future[int],
+    ) -> None:
+        self.exchange = exchange
+        self.bot = bot
+        self.folder = folder
+        self.task = task
+        self.symbols = list(bot.settings.symbols)
+
+    @property
+    def parts(self) -> LiveParts:
+        assert self.bot.parts is not None
+        return self.bot.parts
+
+    def rows(self) -> Rows:
+        """Highest revisions, those not on disk yet included; blocks on the disk."""
+        return keyed(self.parts.outputs.features.read_rows(self.symbols))
+
+    async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = 45.0) -> None:
+        """Wait for a condition (evaluated in a worker thread); fails when it stays untrue."""
+        async with asyncio.timeout(timeout_s):
+            while not (self.bot.parts and await asyncio.to_thread(condition, self)):
+                assert not self.task.done(), f"the bot ended: {self.task}"
+                await asyncio.sleep(POLL_S)
+
+    async def until_equal(self, wanted: Rows, timeout_s: float = 45.0) -> None:
+        """Wait until the store agrees with ``wanted`` and no hole is open; give up silently."""
+
+        def is_settled(run: LiveRun) -> bool:
+            if run.parts.storage._ledger.open_gaps(kind="trades"):
+                return False
+            return not differences(wanted, run.rows())
+
+        with contextlib.suppress(TimeoutError):
+            await self.until(is_settled, timeout_s)
 
 
 def settings_for(exchange: SimulatedExchange, folder: Path, **given: object) -> Settings:
     """Settings of a bot on this exchange."""
-    return Settings(
-        data_dir=folder,
-        headless=True,
-        binance_ws_url=exchange.ws_url,
-        binance_rest_url=exchange.rest_url,
-        ws_backoff_cap=0.5,
-        ws_max_reconnect_attempts=0,
-        **given,
-    )
+    values: dict[str, object] = {
+        "data_dir": folder,
+        "headless": True,
+        "binance_ws_url": exchange.ws_url,
+        "binance_rest_url": exchange.rest_url,
+        "ws_backoff_cap": 0.5,
+        "ws_max_reconnect_attempts": 0,
+        "binance_rate_limit_weight": UNLIMITED_WEIGHT,
+        "feature_flush_seconds": 1.0,
+    }
+    return Settings(**{**values, **given})
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: SimulatorSettings) -> AsyncIterator[SimulatedExchange]:
+    """A simulated exchange without a weight limit."""
+    async with SimulatedExchange(_unlimited(settings)) as exchange:
+        yield exchange
+
+
+def _unlimited(settings: SimulatorSettings) -> SimulatorSettings:
+    names = settings.__struct_fields__
+    values = {name: getattr(settings, name) for name in names}
+    return SimulatorSettings(**{**values, "weight_limit": UNLIMITED_WEIGHT})
+
+
+@contextlib.asynccontextmanager
+async def running(
+    exchange: SimulatedExchange, folder: Path, **given: object
+) -> AsyncIterator[LiveRun]:
+    """A bot on this exchange; stopped as a signal stops it, at the end of the block."""
+    bot = EnhancedMarketBot(settings_for(exchange, folder, **given))
+    task = asyncio.ensure_future(bot.run())
+    try:
+        yield LiveRun(exchange, bot, folder, task)
+    finally:
+        task.cancel()
+        await asyncio.wait([task], timeout=15)
+        assert task.done(), "the bot did not stop"
+        if not task.cancelled():
+            task.result()  # raises what ended the bot
 
 
 async def run_live(
     recording: Path,
     folder: Path,
     *,
-    until: dict[tuple[str, int], FeatureRow],
-    faults: FaultPlan | str | None = None,
+    until: Rows,
+    faults: object = None,
     speed: float = 40.0,
-    redundancy: int = 1,
-    market_ms: int | None = None,
-    timeout_s: float = 60.0,
+    timeout_s: float = 45.0,
+    **given: object,
 ) -> SimulatedExchange:
     """Run the bot until its store agrees with ``until``, or the time is over."""
-    exchange = SimulatedExchange(
-        SimulatorSettings(recording=recording, speed=speed, faults=faults)
-    )
-    async with exchange:
-        bot = EnhancedMarketBot(settings_for(exchange, folder, ws_redundancy=redundancy))
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(bot.run())
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await settled(bot, folder, until)
-            except TimeoutError:
-                pass
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+    simulated = SimulatorSettings(recording=recording, speed=speed, faults=faults)  # type: ignore[arg-type]
+    async with serving(simulated) as exchange, running(exchange, folder, **given) as run:
+        await run.until_equal(until, timeout_s)
     return exchange
 
 
-async def settled(
-    bot: EnhancedMarketBot, folder: Path, until: dict[tuple[str, int], FeatureRow]
-) -> None:
-    """Wait until every wanted window is stored as wanted."""
-    while True:
-        await asyncio.sleep(0.5)
-        parts = bot.parts
-        if parts is None:
-            continue
-        rows = await asyncio.to_thread(parts.outputs.features.read_rows, list(SYMBOLS))
-        found = {(r.symbol, r.window_start_ms): r for r in rows}
-        if all(key in found and not difference(row, found[key]) for key, row in until.items()):
-            return
+# --- what must hold afterwards ------------------------------------------------------------
 
 
 def difference(wanted: FeatureRow, found: FeatureRow) -> list[str]:
@@ -104,14 +165,45 @@ def difference(wanted: FeatureRow, found: FeatureRow) -> list[str]:
     ]
 
 
-def differences(
-    wanted: dict[tuple[str, int], FeatureRow], found: dict[tuple[str, int], FeatureRow]
-) -> list[str]:
-    """Every window that is missing or differs, one line each."""
+def differences(wanted: Rows, found: Rows) -> list[str]:
+    """Every window that is missing, differs, or lies where there should be none; one line each."""
     lines = []
     for key, row in sorted(wanted.items()):
         if key not in found:
             lines.append(f"{key}: missing")
         elif difference(row, found[key]):
             lines.append(f"{key}: {'; '.join(difference(row, found[key]))}")
-    return lines
+    last_ms = max(start_ms for _, start_ms in wanted)
+    extra = [key for key in sorted(found) if key not in wanted and key[1] <= last_ms]
+    return lines + [f"{key}: not wanted" for key in extra]
+
+
+def check_parity(folder: Path, truth: Rows) -> None:
+    """The store equals the truth, holds every revision once, and no hole was left open."""
+    assert differences(truth, rows_of(folder)) == []
+    assert repeated_revisions(folder) == []
+    left = [gap for gap in trade_gaps(folder) if gap.state is not GapState.REPAIRED]
+    assert left == []
+
+
+def repeated_revisions(folder: Path) -> list[tuple[object, ...]]:
+    """Windows stored more than once with the same revision."""
+    names = ("symbol", "window_start_ms", "revision")
+    table = FeatureStore(folder).read(columns=names, latest_only=False)
+    keys = zip(*(table.column(name).to_pylist() for name in names), strict=True)
+    return [key for key, count in Counter(keys).items() if count > 1]
+
+
+def trade_gaps(folder: Path) -> list[Gap]:
+    """The ledger's entries about trades."""
+    return [gap for gap in read_gaps(folder / "gaps") if gap.kind == "trades"]
+
+
+def describe(faults: Sequence[Fault]) -> str:
+    """A plan in one line, for the message of a failed test."""
+    return "; ".join(f"{f.at_ms} {f.kind.value} {f.mode or ''} {f.route or ''}" for f in faults)
+
+
+def by_symbol(rows: Mapping[tuple[str, int], FeatureRow], symbol: str) -> list[FeatureRow]:
+    """One symbol's rows in order of time."""
+    return [row for key, row in sorted(rows.items()) if key[0] == symbol]

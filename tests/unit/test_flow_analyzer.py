@@ -197,6 +197,17 @@ def test_a_restart_goes_on_with_the_stored_cvd(last_window_start_ms, is_complete
     assert found.cvd_complete is is_complete
 
 
+def test_windows_already_in_the_restored_cvd_are_not_added_again():
+    analyzer = TradeFlowAnalyzer(["A"])
+    analyzer.restore_cvd(
+        "A", cvd=Decimal(7), anchor_ms=0, complete=True, last_window_start_ms=10_000
+    )
+    found = [_one(analyzer, 5000 * k, buy(k, "1", "1", 5000 * k)) for k in range(1, 4)]
+    assert [m.cvd for m in found] == [7, 7, 8]
+    assert found[0].delta == 1
+    assert found[-1].cvd_complete
+
+
 def test_symbols_keep_their_own_cvd_in_whatever_order_they_come():
     analyzer = TradeFlowAnalyzer(["A", "B", "C"])
     windows = [[buy(1, "1", "1", 0)], [buy(1, "1", "10", 0)], [buy(1, "1", "100", 0)]]

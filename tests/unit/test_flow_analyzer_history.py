@@ -463,6 +463,14 @@ def _analyze_from(analyzer: TradeFlowAnalyzer, windows: list[list[Trade]], first
     ]
 
 
+def test_a_restored_cvd_does_not_keep_net_flow_from_warming():
+    analyzer = TradeFlowAnalyzer(["A"])
+    analyzer.restore_cvd(
+        "A", cvd=Decimal(1), anchor_ms=0, complete=True, last_window_start_ms=45_000
+    )
+    assert analyzer.warm("A", [_row(5000 * k, 1.0) for k in range(10)]) == 10
+
+
 def test_only_complete_consecutive_windows_warm():
     rows = [_row(5000 * k, 1.0, complete=k != 3) for k in range(8) if k != 5]
     assert TradeFlowAnalyzer(["A"]).warm("A", rows) == 2

@@ -180,6 +180,18 @@ def test_a_signal_cancels_the_work_and_is_a_success(number: signal.Signals) -> N
 
 
 @POSIX_ONLY
+def test_an_ignored_interrupt_still_stops_and_an_ignored_hang_up_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # a shell script's background job starts with SIGINT ignored, nohup's with SIGHUP
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
+    assert signal.SIGINT in main._stop_signals()
+    assert signal.SIGHUP not in main._stop_signals()
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
+    assert signal.SIGHUP in main._stop_signals()
+
+
+@POSIX_ONLY
 def test_a_failure_while_stopping_is_not_hidden() -> None:
     async def work() -> int:
         try:
