@@ -8,9 +8,11 @@ A rejected trade never marks its id as seen. Rules and thresholds: docs/referenc
 from __future__ import annotations
 
 import enum
+import math
 import statistics as stats
 from collections import deque
 from collections.abc import Sequence
+from decimal import Decimal
 
 import msgspec
 import numpy as np
@@ -21,7 +23,8 @@ _RING = 512  # remembered payload digests per symbol (a power of two)
 _PRICES = 128  # remembered prices per symbol for the jump test
 _SIZE_BINS = 64  # by powers of two of the quantity
 _POWERS = 10.0 ** np.arange(20)
-_INFINITE = float("inf")
+_MAX_DECIMALS = 18
+_UNCHAINED = -1  # stands for the update id of a book that nothing can follow
 _MAD_TO_SIGMA = 0.6745  # Iglewicz & Hoaglin 1993: modified z-score
 
 
@@ -219,9 +222,7 @@ class CheckedTrades(msgspec.Struct, frozen=True):
 class DataValidator:
     """Checks trades (as columns or singly) and depth snapshots of a fixed list of symbols."""
 
-    def __init__(
-        self, symbols: Sequence[str], settings: ValidatorSettings | None = None
-    ) -> None:
+    def __init__(self, symbols: Sequence[str], settings: ValidatorSettings | None = None) -> None:
         self.settings = settings or ValidatorSettings()
         self.symbols = list(symbols)
         self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
@@ -236,7 +237,17 @@ class DataValidator:
         self._quotes: dict[int, tuple[float, float, int]] = {}
         self._final_update_id: dict[int, int] = {}
         self._counts = dict.fromkeys(
-            ("trades", "duplicates", "conflicts", "suspects", "depth", "depth_rejected", "chain_breaks", "before_start"), 0
+            (
+                "trades",
+                "duplicates",
+                "conflicts",
+                "suspects",
+                "depth",
+                "depth_rejected",
+                "chain_breaks",
+                "before_start",
+            ),
+            0,
         )
 
     def set_grid(self, symbol: str, tick_size: float, step_size: float) -> None:
@@ -289,9 +300,7 @@ class DataValidator:
             changed,
         )
 
-    def check_trade(
-        self, trade: AggTrade, now_ns: int = 0
-    ) -> Accepted[AggTrade] | Rejected:
+    def check_trade(self, trade: AggTrade, now_ns: int = 0) -> Accepted[AggTrade] | Rejected:
         """Check one trade; the columnar form above is what the bot itself uses."""
         if trade.symbol not in self.index:
             return Rejected("wrong symbol", trade.symbol)
@@ -300,6 +309,11 @@ class DataValidator:
         if trade.price <= 0 or trade.quantity <= 0:
             return Rejected("not positive", trade.symbol)
         row = _as_row(trade, self.index[trade.symbol])
+        if row is None:
+            return Rejected("malformed number", trade.symbol)
+        first_id = self.sequences[self.index[trade.symbol]].first_id
+        if first_id is not None and trade.agg_trade_id < first_id:
+            return Rejected("before the first known trade", trade.symbol)
         checked = self.check_trades(row, now_ns)
         if len(checked.rows):
             return Accepted(trade, Suspect(int(checked.rows["suspect"][0])))
@@ -312,6 +326,8 @@ class DataValidator:
 
         A rejected snapshot breaks the chain for its successor: what it held is unknown.
         """
+        if snapshot.symbol not in self.index:
+            return Rejected("wrong symbol", snapshot.symbol)
         index = self.index[snapshot.symbol]
         previous = self._final_update_id.get(index)
         if previous is not None and snapshot.final_update_id <= previous:
@@ -321,7 +337,7 @@ class DataValidator:
         if reason is not None:
             self._counts["depth_rejected"] += 1
             return Rejected(reason, snapshot.symbol)
-        chained = snapshot.prev_final_update_id is None or snapshot.prev_final_update_id == previous
+        chained = previous != _UNCHAINED and snapshot.prev_final_update_id in (None, previous)
         broken = previous is not None and not chained
         self._final_update_id[index] = snapshot.final_update_id
         self._counts["depth"] += 1
@@ -341,7 +357,7 @@ class DataValidator:
     def reset_depth(self) -> None:
         """The depth socket changed: chains restart (a break is reported by the next snapshot)."""
         for index in self._final_update_id:
-            self._final_update_id[index] = -1
+            self._final_update_id[index] = _UNCHAINED
 
     def accept_head(self, symbol_index: int, rows: np.ndarray) -> np.ndarray:
         """Take REST rows that precede the first known trade; returns those contiguous with it."""
@@ -355,16 +371,12 @@ class DataValidator:
         cut = int(np.flatnonzero(~contiguous)[-1]) + 1 if not contiguous.all() else 0
         rows = rows[cut:]
         if len(rows):
-            sequence.extend_head(
-                int(rows["agg_trade_id"][0]), int(rows["transact_time_ms"][0])
-            )
+            sequence.extend_head(int(rows["agg_trade_id"][0]), int(rows["transact_time_ms"][0]))
         return rows
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts since the start, open holes, and the learned clock offset in milliseconds."""
-        open_ids = sum(
-            gap.count for seq in self.sequences for gap in seq.missing if not gap.lost
-        )
+        open_ids = sum(gap.count for seq in self.sequences for gap in seq.missing if not gap.lost)
         return {**self._counts, "missing_ids": open_ids, "clock_offset_ms": self.clock.median_ms}
 
     def _is_contiguous(self, symbol_index: int, group: np.ndarray) -> bool:
@@ -382,7 +394,7 @@ class DataValidator:
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         sequence = self.sequences[symbol_index]
         digests = _digests(group)
-        before_ms = sequence.last_ms
+        before_ms, before_id = sequence.last_ms, sequence.max_id
         kept, replaced, rejected = [], [], []
         for i, (trade_id, time_ms) in enumerate(
             zip(group["agg_trade_id"].tolist(), group["transact_time_ms"].tolist(), strict=True)
@@ -408,7 +420,9 @@ class DataValidator:
                 self._remember(symbol_index, row)
         new = group[kept]
         if len(new):
-            self._flag(symbol_index, new, before_ms, live=not authoritative)
+            newest = np.maximum.accumulate(new["agg_trade_id"])
+            is_late = new["agg_trade_id"] < np.maximum(newest, before_id or 0)
+            self._flag(symbol_index, new, before_ms, live=not authoritative, is_late=is_late)
         return new, replaced, rejected
 
     def _contradicts(self, symbol_index: int, trade_id: int, digest: np.int64) -> bool:
@@ -424,16 +438,28 @@ class DataValidator:
         self._digest_id[symbol_index, slots] = group["agg_trade_id"]
         self._digest[symbol_index, slots] = _digests(group)
 
-    def _flag(self, symbol_index: int, group: np.ndarray, last_ms: int, *, live: bool) -> None:
-        """Fill the ``suspect`` column; cheap tests first, robust ones only where those hit."""
+    def _flag(
+        self,
+        symbol_index: int,
+        group: np.ndarray,
+        last_ms: int,
+        *,
+        live: bool,
+        is_late: np.ndarray | None = None,
+    ) -> None:
+        """Fill the ``suspect`` column; cheap tests first, robust ones only where those hit.
+
+        Time may not run back from one id to the next higher one; a late id (bool[n]) is just late.
+        """
         times = group["transact_time_ms"]
         suspect = group["suspect"]
         price = group["price"] / _POWERS[group["price_decimals"]]
         quantity = group["quantity"] / _POWERS[group["quantity_decimals"]]
         settings = self.settings
         if times[0] < last_ms or (len(times) > 1 and (np.diff(times) < 0).any()):
-            peak = np.maximum(np.maximum.accumulate(times), last_ms)
-            suspect[peak - times > settings.time_backwards_ms] |= np.uint8(Suspect.TIME_BACKWARDS)
+            in_order = times if is_late is None else np.where(is_late, last_ms, times)
+            back_ms = np.maximum(np.maximum.accumulate(in_order), last_ms) - in_order
+            suspect[back_ms > settings.time_backwards_ms] |= np.uint8(Suspect.TIME_BACKWARDS)
         self._flag_jumps(symbol_index, price, suspect)
         self._flag_sizes(symbol_index, quantity, suspect)
         if symbol_index in self._ticks:
@@ -453,16 +479,17 @@ class DataValidator:
             known = [*past, *price.tolist()]
             for i in range(len(price)):
                 history = known[max(0, len(past) + i - _PRICES) : len(past) + i]
-                if self._is_jump(history, float(price[i])):
+                if self._is_jump(symbol_index, history, float(price[i])):
                     suspect[i] |= np.uint8(Suspect.PRICE_JUMP)
         past.extend(price[-_PRICES:].tolist())
 
-    def _is_jump(self, history: list[float], price: float) -> bool:
+    def _is_jump(self, symbol_index: int, history: list[float], price: float) -> bool:
         if len(history) < 50 or abs(price / history[-1] - 1) * 1e4 <= self.settings.jump_bps:
             return False
         median = stats.median(history)
         spread = stats.median(abs(value - median) for value in history)
-        spread = max(spread, 1e-4 * median)
+        tick, _ = self._ticks.get(symbol_index, (0.0, 0.0))
+        spread = max(spread, tick, 1e-4 * median)
         return abs(_MAD_TO_SIGMA * (price - median) / spread) > self.settings.jump_z
 
     def _flag_sizes(self, symbol_index: int, quantity: np.ndarray, suspect: np.ndarray) -> None:
@@ -482,7 +509,10 @@ class DataValidator:
         offset = self.clock.median_ms
         if offset is not None:
             ahead = group["event_time_ms"] - group["receive_time_ns"] / 1e6 + offset
-            suspect[ahead > self.settings.clock_tolerance_ms] |= np.uint8(Suspect.CLOCK)
+            is_stamped = (group["event_time_ms"] > 0) & (group["receive_time_ns"] > 0)
+            suspect[is_stamped & (ahead > self.settings.clock_tolerance_ms)] |= np.uint8(
+                Suspect.CLOCK
+            )
         quote = self._quotes.get(symbol_index)
         if quote is None or abs(int(group["transact_time_ms"][-1]) - quote[2]) > (
             self.settings.book_fresh_ms
@@ -509,9 +539,7 @@ def _by_symbol(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]
     symbols = rows["symbol_index"]
     cuts = np.flatnonzero(np.diff(symbols)) + 1
     edges = [0, *cuts.tolist(), len(rows)]
-    return rows, [
-        (int(symbols[a]), a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return rows, [(int(symbols[a]), a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
 
 
 def _joined(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
@@ -519,9 +547,14 @@ def _joined(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:
-    """A 64-bit digest of what a trade says; equal payloads have equal digests (int64, wrapping)."""
-    digest = rows["price"] * np.int64(-0x61C8864680B583EB)
-    digest += rows["quantity"] * np.int64(-0x3D4D51C2D82B14B1)
+    """A 64-bit digest of what a trade says; equal payloads have equal digests (int64, wrapping).
+
+    Numbers enter by value: ``1.0`` and ``1.00`` are the same, ``10`` and ``1.0`` are not.
+    """
+    price = (rows["price"] / _POWERS[rows["price_decimals"]]).view(np.int64)
+    quantity = (rows["quantity"] / _POWERS[rows["quantity_decimals"]]).view(np.int64)
+    digest = price * np.int64(-0x61C8864680B583EB)
+    digest += quantity * np.int64(-0x3D4D51C2D82B14B1)
     digest += rows["transact_time_ms"] * np.int64(0x165667B19E3779F9)
     digest += rows["last_trade_id"] * np.int64(0x27D4EB2F165667C5)
     digest ^= rows["first_trade_id"]
@@ -531,43 +564,38 @@ def _digests(rows: np.ndarray) -> np.ndarray:
 
 def _off_grid(values: np.ndarray, step: float) -> np.ndarray:
     steps = values / step
-    return np.abs(steps - np.rint(steps)) > 1e-6 * np.maximum(1.0, steps)
+    off: np.ndarray = np.abs(steps - np.rint(steps)) > np.maximum(1e-9, 1e-12 * steps)
+    return off
 
 
 def _book_fault(snapshot: DepthSnapshot) -> str | None:
     bid_prices, bid_sizes = zip(*snapshot.bids, strict=True) if snapshot.bids else ((), ())
     ask_prices, ask_sizes = zip(*snapshot.asks, strict=True) if snapshot.asks else ((), ())
-    if not (
-        0 < min(bid_sizes, default=1.0)
-        and 0 < min(ask_sizes, default=1.0)
-        and max(bid_sizes, default=1.0) < _INFINITE
-        and max(ask_sizes, default=1.0) < _INFINITE
-    ):
+    if not math.isfinite(sum(bid_sizes) + sum(ask_sizes) + sum(bid_prices) + sum(ask_prices)):
+        return "depth with a number that is not finite"  # also keeps the comparisons below honest
+    if min(bid_sizes, default=1.0) <= 0 or min(ask_sizes, default=1.0) <= 0:
         return "depth with a size that is not positive"
     if list(bid_prices) != sorted(bid_prices, reverse=True) or list(ask_prices) != sorted(
         ask_prices
     ):
         return "unsorted book"
-    lowest = bid_prices[-1] if bid_prices else ask_prices[0] if ask_prices else 1.0
-    highest = ask_prices[-1] if ask_prices else bid_prices[0] if bid_prices else 1.0
-    if not 0 < lowest <= highest < _INFINITE:
+    if min(bid_prices, default=1.0) <= 0 or min(ask_prices, default=1.0) <= 0:
         return "depth with an impossible price"
     if bid_prices and ask_prices and bid_prices[0] >= ask_prices[0]:
         return "crossed book"
     return None
 
 
-def _as_row(trade: AggTrade, symbol_index: int) -> np.ndarray:
-    price_sign, price_digits, price_exponent = trade.price.as_tuple()
-    size_sign, size_digits, size_exponent = trade.quantity.as_tuple()
-    del price_sign, size_sign
+def _as_row(trade: AggTrade, symbol_index: int) -> np.ndarray | None:
+    """The trade as a row; None if a number has more digits than a row can hold."""
+    price, quantity = _scaled(trade.price), _scaled(trade.quantity)
+    if price is None or quantity is None:
+        return None
     row = np.zeros(1, dtype=TRADE_DTYPE)
     row["symbol_index"] = symbol_index
     row["is_buyer_maker"] = trade.aggressor_side is Side.SELL
-    row["price_decimals"] = max(0, -int(price_exponent))
-    row["price"] = int("".join(map(str, price_digits))) * 10 ** max(0, int(price_exponent))
-    row["quantity_decimals"] = max(0, -int(size_exponent))
-    row["quantity"] = int("".join(map(str, size_digits))) * 10 ** max(0, int(size_exponent))
+    row["price"], row["price_decimals"] = price
+    row["quantity"], row["quantity_decimals"] = quantity
     row["quantity_ex_rpi"] = NO_VALUE
     row["agg_trade_id"] = trade.agg_trade_id
     row["first_trade_id"], row["last_trade_id"] = trade.first_trade_id, trade.last_trade_id
@@ -577,3 +605,13 @@ def _as_row(trade: AggTrade, symbol_index: int) -> np.ndarray:
         trade.receive_time_ns if trade.receive_time_ns is not None else NO_VALUE
     )
     return row
+
+
+def _scaled(value: Decimal) -> tuple[int, int] | None:
+    """Mantissa and decimals of a positive finite number."""
+    _, digits, exponent = value.as_tuple()
+    assert isinstance(exponent, int)  # noqa: S101 - finite, as checked by the caller
+    if -exponent > _MAX_DECIMALS or len(digits) + max(0, exponent) > _MAX_DECIMALS:
+        return None
+    mantissa = int("".join(map(str, digits))) * 10 ** max(0, exponent)
+    return mantissa, max(0, -exponent)

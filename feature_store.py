@@ -50,7 +50,7 @@ class FeatureStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     flush_seconds: float = 60.0
     max_pending_rows: int = 100_000
-    merge_rows: int = 34_560
+    merge_rows: int = 17_280
 
 
 class FeatureStore:

@@ -115,7 +115,7 @@ def measure(batch: WindowBatch, settings: FlowSettings = _DEFAULTS) -> list[Wind
     return columns.sums
 
 
-class _Statistics(msgspec.Struct):
+class _Statistics(msgspec.Struct, gc=False):
     """What a window says beside the exact sums of its trades."""
 
     threshold: Threshold | None

@@ -8,6 +8,7 @@ All sides run in the same call, in turn; medians and ratios are printed with ver
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -65,7 +66,7 @@ def plain_trades(windows: WindowBatch) -> list[list[tuple[Decimal, Decimal, bool
     columns = zip(*(windows.rows[name].tolist() for name in names), strict=True)
     trades = [(Decimal(p).scaleb(-pd), Decimal(q).scaleb(-qd), m) for p, pd, q, qd, m in columns]
     bounds = windows.offsets.tolist()
-    return [trades[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [trades[a:b] for a, b in itertools.pairwise(bounds)]
 
 
 def decimal_loop(windows: list[list[tuple[Decimal, Decimal, bool]]]) -> list[Decimal]:

@@ -66,41 +66,59 @@ def merge_files(
         FileNotFoundError, DamagedFile, StorageError: As ``part_files.read_file``; nothing changed.
     """
     schema = merged_schema(files, layout.schema)
-    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    times = {path: _count_times(path, layout.time_column) for path in files}
     replaces = msgspec.json.encode([path.name for path in files])
     target = files[0].with_name(new_name(MERGED_PREFIX))
     with (
         atomic_file(target, hook=hook) as handle,
         open_writer(handle, schema.with_metadata({REPLACES_KEY: replaces})) as writer,
     ):
-        for rows in _time_slices(files, layout.time_column, merge_rows):
-            found = pa.concat_tables([read_file(path, nullable, rows) for path in files])
-            table = sort_latest(found, layout.keys, layout.revision_column)
+        total: Counter[int] = Counter()
+        for counts in times.values():
+            total.update(counts)
+        for start_ms, end_ms in _time_slices(total, merge_rows):
+            concerned = [p for p in files if any(start_ms <= t < end_ms for t in times[p])]
+            table = _read_slice(concerned, schema, layout, start_ms, end_ms)
             writer.write_table(as_schema(table, schema), row_group_size=ROW_GROUP_ROWS)
+    pa.default_memory_pool().release_unused()
     _remove(files, hook)
     return target
 
 
-def _time_slices(files: Sequence[Path], time_column: str, merge_rows: int) -> Iterator[RowRange]:
-    """Consecutive times, so many at a time that their rows fit the budget.
+def _read_slice(
+    files: Sequence[Path], schema: pa.Schema, layout: TableLayout, start_ms: int, end_ms: int
+) -> pa.Table:
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
+    rows = RowRange(time_column=layout.time_column, start_ms=start_ms, end_ms=end_ms)
+    found = pa.concat_tables([read_file(path, nullable, rows) for path in files])
+    return sort_latest(found, layout.keys, layout.revision_column)
+
+
+def _count_times(path: Path, time_column: str) -> dict[int, int]:
+    """How many rows a file has of each time."""
+    schema = pa.schema([(time_column, pa.int64())])
+    found = read_file(path, schema, RowRange(time_column=time_column))
+    times, counts = np.unique(numpy_of(found.column(0)), return_counts=True)
+    return dict(zip(times.tolist(), counts.tolist(), strict=True))
+
+
+def _time_slices(counts: Counter[int], merge_rows: int) -> Iterator[tuple[int, int]]:
+    """Consecutive times ``[start, end)``, so many at a time that their rows fit the budget.
 
     Slices of time and not of symbols, because files hold a stretch of time of all symbols: so each
     is decoded about once, however many there are.
     """
-    counts: Counter[int] = Counter()
-    schema = pa.schema([(time_column, pa.int64())])
-    for path in files:
-        found = read_file(path, schema, RowRange(time_column=time_column))
-        times, rows = np.unique(numpy_of(found.column(0)), return_counts=True)
-        counts.update(dict(zip(times.tolist(), rows.tolist(), strict=True)))
-    start_ms, held = None, 0
+    start_ms = last_ms = held = 0
     for time_ms in sorted(counts):
         if held and held + counts[time_ms] > merge_rows:
-            yield RowRange(time_column=time_column, start_ms=start_ms, end_ms=time_ms)
-            start_ms, held = time_ms, 0
+            yield start_ms, time_ms
+            held = 0
+        if not held:
+            start_ms = time_ms
+        last_ms = time_ms
         held += counts[time_ms]
     if held:
-        yield RowRange(time_column=time_column, start_ms=start_ms)
+        yield start_ms, last_ms + 1
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:

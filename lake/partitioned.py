@@ -58,10 +58,10 @@ _LOOK_BACK_MS: Final = 600_000
 class PartitionedSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How files are merged.
 
-    ``merge_rows``: rows held in memory while merging (90 columns: about 25 MiB with the default).
+    ``merge_rows``: rows held in memory while merging (120 columns: 50 MiB with the default).
     """
 
-    merge_rows: int = 34_560
+    merge_rows: int = 17_280
 
 
 class PartitionedStore[R: msgspec.Struct]:

@@ -8,6 +8,7 @@ happens to a hole is published as ``GapEvent`` (and so enters the ledger).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 import msgspec
@@ -143,9 +144,7 @@ class GapRepairer:
                 if silent_long or self._flow.validator.sequences[index].first_id is not None
             )
         return sorted(
-            index
-            for index in needy - self._busy
-            if now_ns >= self._retry_at_ns.get(index, 0)
+            index for index in needy - self._busy if now_ns >= self._retry_at_ns.get(index, 0)
         )
 
     def _is_due(self, gap: MissingRange, now_ns: int) -> bool:
@@ -309,7 +308,9 @@ class GapRepairer:
             for episode in self._episodes.get(index, [])
             if episode.last_id < gap.first_id or episode.first_id > gap.last_id
         ]
-        self._announce(index, gap.first_id, gap.last_id, gap, GapState.EXPIRED, "out of REST's reach")
+        self._announce(
+            index, gap.first_id, gap.last_id, gap, GapState.EXPIRED, "out of REST's reach"
+        )
 
     def _watch(self) -> None:
         """Publish holes that appeared, and those that were filled or given up since."""
@@ -355,9 +356,7 @@ class GapRepairer:
         next_id = episode.first_id
         for gap in sorted(inside, key=lambda gap: gap.first_id):
             if next_id < gap.first_id:
-                self._announce(
-                    index, next_id, gap.first_id - 1, episode, GapState.REPAIRED, cause
-                )
+                self._announce(index, next_id, gap.first_id - 1, episode, GapState.REPAIRED, cause)
             self._announce(index, gap.first_id, gap.last_id, gap, GapState.LOST, cause)
             next_id = gap.last_id + 1
         if next_id <= episode.last_id:
@@ -373,9 +372,10 @@ class GapRepairer:
         cause: str,
     ) -> None:
         symbol = self._flow.symbols[index]
+        name = f"gap.{state.value}"
         log.log(
-            30 if state in (GapState.OPEN, GapState.REPAIRED) else 40,
-            f"gap.{state.value}",
+            logging.WARNING if state in (GapState.OPEN, GapState.REPAIRED) else logging.ERROR,
+            name,
             symbol=symbol,
             first_id=first_id,
             last_id=last_id,

@@ -31,14 +31,10 @@ _LAG_TICK_S = 0.1
 
 async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) -> None:
     """Take everything the flow has closed through analysis, in slices."""
-    slice_ends = time.perf_counter() + _SLICE_S
     while flow.live or flow.revised:
         if flow.live:
-            for closed in flow.analyse(flow.live.popleft()):
-                outputs.emit(closed)
-                if time.perf_counter() > slice_ends:
-                    await asyncio.sleep(0)
-                    slice_ends = time.perf_counter() + _SLICE_S
+            async with outputs.emitting:
+                await _emit_batch(flow, outputs)
         else:
             rebuilt: dict[str, dict[int, FeatureRow]] = {}
             for row in flow.rows_of(flow.revised.popleft()):
@@ -46,6 +42,15 @@ async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) 
             for symbol, rows in rebuilt.items():
                 storage.submit(symbol, rows)
     storage.reject()
+
+
+async def _emit_batch(flow: MarketFlow, outputs: Outputs) -> None:
+    slice_ends = time.perf_counter() + _SLICE_S
+    for closed in flow.analyse(flow.live.popleft()):
+        outputs.emit(closed)
+        if time.perf_counter() > slice_ends:
+            await asyncio.sleep(0)
+            slice_ends = time.perf_counter() + _SLICE_S
 
 
 async def warm_context(flow: MarketFlow, rest: RestClient) -> None:
@@ -74,9 +79,7 @@ async def warm_context(flow: MarketFlow, rest: RestClient) -> None:
 class Heartbeat:
     """Every ``interval_s`` a health event; measures the loop's lag in between."""
 
-    def __init__(
-        self, bus: EventBus, interval_s: float, read: Callable[[], HealthEvent]
-    ) -> None:
+    def __init__(self, bus: EventBus, interval_s: float, read: Callable[[], HealthEvent]) -> None:
         self._bus = bus
         self._interval_s = interval_s
         self._read = read

@@ -23,13 +23,12 @@ from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient, RestSettings
 from binance_api.weight_budget import WeightBudgetSettings
 from config import Settings
-from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError, SourceError, StorageError
 from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
 from domain.market import Market
 from event_bus import EventBus
 from feature_store import FeatureStore
-from flow_analyzer import FlowSettings, WhaleUnit
+from flow_analyzer import WhaleUnit
 from lake.gap_ledger import GapLedger
 from lake.lock import FolderLock
 from lake.paths import LakePaths
@@ -57,7 +56,7 @@ STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
 _PREPARE_TIMEOUT_S = 5.0  # for exchangeInfo, before the run starts without it
 
 
-class _DurationOver(Exception):  # noqa: N818 - not an error: the asked-for end of a run
+class _DurationOver(Exception):
     """The run's ``--duration`` is over."""
 
 
@@ -117,7 +116,7 @@ class LiveParts:
             bus,
             FeatureStore(paths.root),
             signal_store(paths.signals),
-            RulesAnalyst(),
+            RulesAnalyst(settings.rules),
             time.time_ns,
         )
         self.storage = Storage(
@@ -244,9 +243,7 @@ class LiveParts:
                 )
             found = known[symbol]
             if found.tick_size and found.step_size:
-                self.flow.validator.set_grid(
-                    symbol, float(found.tick_size), float(found.step_size)
-                )
+                self.flow.validator.set_grid(symbol, float(found.tick_size), float(found.step_size))
 
     async def _stop(self) -> None:
         """Analyse what closed, write everything; runs to its end even when cancelled again."""
@@ -254,7 +251,7 @@ class LiveParts:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await asyncio.shield(self._finish())
         except TimeoutError:
-            log.error("run.stop_timeout", seconds=STOP_TIMEOUT_S)  # noqa: TRY400 - no traceback
+            log.error("run.stop_timeout", seconds=STOP_TIMEOUT_S)
             raise StorageError("writing the last rows took too long") from None
         finally:
             gc.unfreeze()
@@ -295,7 +292,7 @@ async def replay(settings: Settings, path: Path) -> int:
         flow = MarketFlow(flow_settings(settings, symbols), monotonic_ns=clock, repairable=False)
         bus = EventBus()
         outputs = Outputs(
-            bus, FeatureStore(paths.root), signal_store(paths.signals), RulesAnalyst(), clock
+            bus, FeatureStore(paths.root), signal_store(paths.signals), RulesAnalyst(settings.rules), clock
         )
         quarantine = Quarantine(paths.quarantine)
         outputs.features.recover()
@@ -338,8 +335,10 @@ def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSet
             hold_ms=int(settings.gap_repair_timeout * 1_000),
             retain_ms=max(30_000, 6 * window_ms),
         ),
-        flow=FlowSettings(whale_notional=settings.whale_notional, whale_unit=whale_unit),
-        pipeline=PipelineSettings(window_ms=window_ms),
+        flow=msgspec.structs.replace(
+            settings.flow, whale_notional=settings.whale_notional, whale_unit=whale_unit
+        ),
+        pipeline=msgspec.structs.replace(settings.pipeline, window_ms=window_ms),
     )
 
 
@@ -359,8 +358,9 @@ async def _source(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, 
     """WebSocket and REST hosts, and what the data folder will hold; starts the demo's exchange."""
     market = settings.market.value
     if settings.source == "demo":
-        from simulator.server import SimulatedExchange
-        from simulator.settings import SimulatorSettings
+        # Only the demo needs the exchange's code.
+        from simulator.server import SimulatedExchange  # noqa: PLC0415
+        from simulator.settings import SimulatorSettings  # noqa: PLC0415
 
         exchange = await stack.enter_async_context(
             SimulatedExchange(SimulatorSettings(market=settings.market, symbols=settings.symbols))
@@ -370,9 +370,7 @@ async def _source(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, 
     return settings.ws_url, settings.rest_url, {"market": market, "host": host}
 
 
-def _open_folder(
-    settings: Settings, description: Description, stack: AsyncExitStack
-) -> LakePaths:
+def _open_folder(settings: Settings, description: Description, stack: AsyncExitStack) -> LakePaths:
     paths = LakePaths.of(settings.data_root, settings.market)
     stack.enter_context(FolderLock(paths.root, "bot"))
     claim_source(paths.root, description)

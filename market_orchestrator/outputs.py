@@ -6,6 +6,7 @@ its owner in a worker thread. Only live windows reach the analyst.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
@@ -50,6 +51,8 @@ class Outputs:
         self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
         self._lock = threading.Lock()  # revisions of one store, one after the other
+        # Held while one batch is analysed and emitted: CVD moves on for the whole batch at once.
+        self.emitting = asyncio.Lock()
         self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
 
     def adopt(self, flow: MarketFlow, last: FeatureRow) -> None:
@@ -60,8 +63,8 @@ class Outputs:
     def skip_stored(self, symbols: Sequence[str]) -> None:
         """Windows that the store holds are not written again (a replay run twice)."""
         table = self.features.read(list(symbols), columns=["symbol", "window_start_ms"])
-        columns = (table.column(0).to_pylist(), table.column(1).to_pylist())
-        self._stored = set(zip(*columns, strict=True))
+        names, starts = table.column(0).to_pylist(), table.column(1).to_pylist()
+        self._stored = {(str(name), int(at or 0)) for name, at in zip(names, starts, strict=True)}
 
     def emit(self, closed: ClosedWindow) -> None:
         """Store and publish one live window, and ask the rules analyst about it."""
@@ -100,7 +103,7 @@ class Outputs:
             from_ms: carry the CVD on from here at the latest; None: from the first rebuilt window.
             until_ms: carry the CVD on only through windows that start before this.
         """
-        first_ms = min(rebuilt)
+        first_ms = min([*rebuilt, *([] if from_ms is None else [from_ms])])
         before = self.features.as_of(symbol, first_ms)
         stored = self.features.read_rows(symbol, start_ms=first_ms, end_ms=until_ms)
         rows, state = cascade(stored, rebuilt, state_after(before) if before else None)
@@ -112,9 +115,7 @@ class Outputs:
             return revision
         since_ms = revision.state.window_start_ms
         later = [
-            row
-            for row in self.features.pending(revision.symbol)
-            if row.window_start_ms > since_ms
+            row for row in self.features.pending(revision.symbol) if row.window_start_ms > since_ms
         ]
         rows, state = cascade(later, {}, revision.state)
         return Revision(revision.symbol, revision.rows + rows, state)
@@ -139,10 +140,7 @@ class Outputs:
 
     def _signal(self, closed: ClosedWindow) -> None:
         assert self._analyst is not None  # noqa: S101 - checked by the caller
-        signal = self._analyst.analyze(
-            closed.row, closed.context, self._wall_ns() // 1_000_000
-        )
+        signal = self._analyst.analyze(closed.row, closed.context, self._wall_ns() // 1_000_000)
         self.signals.append(signal)
         self._bus.publish(Topic.SIGNAL, signal)
         self._counts["signals"] += 1
-

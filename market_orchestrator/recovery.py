@@ -16,6 +16,7 @@ import structlog
 
 from binance_api.endpoints import AGG_TRADES_REACH_MS
 from binance_api.errors import ExchangeError
+from domain.errors import StorageError
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from lake.atomic import write_atomic
@@ -281,8 +282,8 @@ class Recovery:
                 async for done in self._rebuild_once(span):
                     span = done
                     wait_s = self._settings.retry_s
-                return
-            except ExchangeError as error:
+                break
+            except (ExchangeError, StorageError) as error:
                 log.warning(
                     "recovery.waiting", symbol=span.symbol, error=str(error), retry_s=wait_s
                 )
@@ -333,12 +334,12 @@ class Recovery:
         later = [value for value in after.column(0).to_pylist() if value is not None]
         until_id = int(later[0]) if later else None
         if earlier:
-            return Span(symbol, start_ms, end_ms, int(earlier[-1]) + 1, True, until_id)  # noqa: FBT003
+            return Span(symbol, start_ms, end_ms, int(earlier[-1]) + 1, True, until_id)
         inside = store.read(symbol, start_ms, end_ms, ["first_agg_id"])
         first = [value for value in inside.column(0).to_pylist() if value is not None]
         if not first and until_id is None:
             return None
-        return Span(symbol, start_ms, end_ms, int((first or later)[0]), False, until_id)  # noqa: FBT003
+        return Span(symbol, start_ms, end_ms, int((first or later)[0]), False, until_id)
 
     def _report(self, symbol: str, until_ms: int) -> None:
         now = self._monotonic()

@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 _SLICE_NS = 100_000_000  # frames received within this time are taken together, depth first
 _MAX_SLICE = 2_048
-_STAMP_DIGITS = 19  # of nanoseconds that fit an int64 until the year 2262
+_STAMP = re.compile(rb"[0-8]?\d{1,18}")  # nanoseconds that fit an int64
 _STREAM = re.compile(rb'"stream":\s*"([^@"]+)@(\w+)')
 _ROUTES = {b"aggTrade": Route.TRADES, b"depth20": Route.DEPTH}
 _SOCKET = {Route.TRADES: 0, Route.DEPTH: 1}
@@ -142,7 +142,7 @@ class Replay:
             with _open(self._path) as lines:
                 for line in lines:
                     stamp, _, payload = line.strip().partition(b" ")
-                    if not (stamp.isdigit() and len(stamp) <= _STAMP_DIGITS and payload):
+                    if not (_STAMP.fullmatch(stamp) and payload):
                         self._garbage(line)
                         continue
                     report.frames += 1

@@ -62,9 +62,7 @@ def exact(value: float) -> Decimal:
 
 def state_after(row: FeatureRow) -> CvdState:
     """The CVD state a stored row leaves behind."""
-    return CvdState(
-        row.window_start_ms, exact(row.cvd), row.cvd_anchor_ms, row.cvd_complete
-    )
+    return CvdState(row.window_start_ms, exact(row.cvd), row.cvd_anchor_ms, row.cvd_complete)
 
 
 def cascade(

@@ -214,8 +214,9 @@ class Storage:
             self._outputs.revise, symbol, rebuilt, from_ms=from_ms, until_ms=until_ms
         )
         if until_ms is None:
-            revision = self._outputs.carry_on(revision)
-            self._flow.restore_cvd(symbol, revision.state)
+            async with self._outputs.emitting:
+                revision = self._outputs.carry_on(revision)
+                self._flow.restore_cvd(symbol, revision.state)
         return revision
 
     async def _in_thread(self, work: Callable[[], None]) -> None:

@@ -394,9 +394,7 @@ class WindowBuilder:
         hold_ns = self.settings.hold_ms * 1_000_000
         return now_ns - lane.held_since_ns >= hold_ns
 
-    def _emit(
-        self, end_ms: int, ready: list[tuple[int, Verdict]], origin: Origin
-    ) -> WindowBatch:
+    def _emit(self, end_ms: int, ready: list[tuple[int, Verdict]], origin: Origin) -> WindowBatch:
         start_ms = end_ms - self.settings.duration_ms
         batch = self._batch(start_ms, ready, origin)
         for index, verdict in ready:

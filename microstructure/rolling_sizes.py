@@ -22,7 +22,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _UNKNOWN: Distribution = (None, None, None, None)
 
 
-class Threshold(msgspec.Struct, frozen=True):
+class Threshold(msgspec.Struct, frozen=True, gc=False):
     """A rolling-quantile threshold, and whether it separates large values from usual ones."""
 
     value: float
@@ -126,7 +126,7 @@ class RollingThreshold:
         needed = held - low
         most = 8 * needed + 64
         if not needed <= len(self._tail[symbol]) <= most:
-            self._rebuild(symbol, held, 3 * needed + 16, most)
+            self._rebuild(symbol, held, 2 * needed + 16, most)
         tail = self._tail[symbol]
         if needed <= len(tail):
             return tail[-needed], tail[-max(needed - 1, 1)]

@@ -49,7 +49,7 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     participant_edges: tuple[Decimal, ...]
 
 
-class WindowSums(msgspec.Struct, frozen=True, kw_only=True):
+class WindowSums(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one window's trades alone say, exact. Fields as in ``domain.flow.FlowMetrics``."""
 
     symbol_index: int

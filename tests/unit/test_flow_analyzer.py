@@ -134,7 +134,7 @@ def test_seconds_of_a_window_are_those_of_the_clock(duration_ms: int):
     analyzer = TradeFlowAnalyzer(["A"])
     (found,) = analyzer.analyze(window_batch([window], start_ms=start_ms, duration_ms=duration_ms))
     first, last = start_ms // 1000, (start_ms + duration_ms - 1) // 1000
-    expected = [None] * (last - first + 1)
+    expected: list[float | None] = [None] * (last - first + 1)
     expected[0], expected[-1] = 10.0, 11.0
     assert list(found.second_closes) == expected
 

@@ -6,6 +6,7 @@ import json
 import math
 import random
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -92,17 +93,20 @@ def test_the_threshold_is_the_quantile_of_the_last_sweeps(kind: str):
         if kind in {"rising", "falling"}:
             values *= 1.1 ** (step if kind == "rising" else -step)
         elif kind == "few_values":
-            values = rng.choice([1.0, 2.0, 3.0], values.size, p=[0.9, 0.08, 0.02])
+            values = 1.0 + rng.choice(3, values.size, p=[0.9, 0.08, 0.02])
         elif kind == "constant":
             values[:] = 7.0
         rolling.append(owners, counts, values)
-        for owner, new in zip(owners, np.split(values, np.cumsum(counts)[:-1]), strict=True):
-            past[owner] = (past[owner] + new.tolist())[-size:]
+        for index, new in zip(
+            owners.tolist(), np.split(values, np.cumsum(counts)[:-1]), strict=True
+        ):
+            past[index] = (past[index] + new.tolist())[-size:]
         for owner in range(symbols):
             found = rolling.of(owner)
             if len(past[owner]) < 50:
                 assert found is None
                 continue
+            assert found is not None
             assert found.value == pytest.approx(np.quantile(past[owner], 0.97), rel=1e-12)
             assert found.is_above_median == (found.value > np.median(past[owner]))
 
@@ -291,7 +295,7 @@ def _absorption(past: list[list[Trade]], window: list[Trade], start_ms: int, min
     seconds = sorted(closes)
     bars = [
         (flows[b], closes[b] - closes[a])
-        for a, b in zip(seconds, seconds[1:], strict=False)
+        for a, b in pairwise(seconds)
         if b >= start_ms // 1000 - 600
     ]
     if len(bars) < minimum:
@@ -405,36 +409,45 @@ def test_windows_that_are_not_whole_seconds_have_no_second_measures():
 
 
 def _row(start_ms: int, net_flow: float, *, complete: bool = True) -> FeatureRow:
-    numbers = dict.fromkeys(
-        ("volume", "quote_volume", "buy_volume", "sell_volume", "delta", "cvd", "flow_imbalance"),
-        0.0,
-    )
-    whales = dict.fromkeys(("whale_buy_volume", "whale_sell_volume", "whale_delta"), 0.0)
-    counts = dict.fromkeys(
-        (
-            "revision", "missing_trades", "trade_count", "fill_count", "whale_count", "burst_count",
-            "suspect_count", "cvd_anchor_ms", "depth_frames",
-        ),
-        0,
-    )  # fmt: skip
-    unknown = dict.fromkeys(
-        (
-            "first_agg_id", "last_agg_id", "open", "high", "low", "close", "vwap", "realized_vol",
-            "spread_bps", "microprice", "book_imbalance", "ofi",
-        )
-    )  # fmt: skip
     return FeatureRow(
         symbol="A",
         window_start_ms=start_ms,
         window_end_ms=start_ms + 5000,
+        revision=0,
         complete=complete,
-        cvd_complete=True,
-        origin="live",
+        missing_trades=0,
+        trade_count=0,
+        fill_count=0,
+        first_agg_id=None,
+        last_agg_id=None,
+        open=None,
+        high=None,
+        low=None,
+        close=None,
+        vwap=None,
+        volume=0.0,
+        quote_volume=0.0,
+        buy_volume=0.0,
+        sell_volume=0.0,
+        delta=0.0,
+        cvd=0.0,
         net_flow_quote=net_flow,
-        **numbers,
-        **whales,
-        **counts,
-        **unknown,
+        flow_imbalance=0.0,
+        whale_buy_volume=0.0,
+        whale_sell_volume=0.0,
+        whale_delta=0.0,
+        whale_count=0,
+        burst_count=0,
+        suspect_count=0,
+        cvd_anchor_ms=0,
+        cvd_complete=True,
+        realized_vol=None,
+        spread_bps=None,
+        microprice=None,
+        book_imbalance=None,
+        ofi=None,
+        depth_frames=0,
+        origin="live",
     )
 
 

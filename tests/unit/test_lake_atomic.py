@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import resource
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,9 @@ from domain.errors import StorageError
 from lake import atomic
 from lake.atomic import Step, remove_leftovers, write_atomic
 from tests.lake_fakes import DyingWriter, FullDisk, Killed
+
+if sys.platform != "win32":
+    import resource
 
 STEPS = [Step.CREATED, Step.WRITTEN, Step.SYNCED, Step.RENAMED, Step.FOLDER_SYNCED]
 
