@@ -13,6 +13,7 @@ import statistics as stats
 from collections import deque
 from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 
 import msgspec
 import numpy as np
@@ -280,7 +281,7 @@ class DataValidator:
                 self._remember(symbol_index, group)
             else:
                 group, again, contradicting = self._one_by_one(
-                    symbol_index, group, now_ns, authoritative
+                    symbol_index, group, now_ns, authoritative=authoritative
                 )
                 changed.add(symbol_index)
                 replaced.extend(again)
@@ -390,12 +391,14 @@ class DataValidator:
         )
 
     def _one_by_one(
-        self, symbol_index: int, group: np.ndarray, now_ns: int, authoritative: bool
+        self, symbol_index: int, group: np.ndarray, now_ns: int, *, authoritative: bool
     ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
         sequence = self.sequences[symbol_index]
         digests = _digests(group)
         before_ms, before_id = sequence.last_ms, sequence.max_id
-        kept, replaced, rejected = [], [], []
+        kept: list[int] = []
+        replaced: list[np.ndarray] = []
+        rejected: list[np.ndarray] = []
         for i, (trade_id, time_ms) in enumerate(
             zip(group["agg_trade_id"].tolist(), group["transact_time_ms"].tolist(), strict=True)
         ):
@@ -459,7 +462,10 @@ class DataValidator:
         if times[0] < last_ms or (len(times) > 1 and (np.diff(times) < 0).any()):
             in_order = times if is_late is None else np.where(is_late, last_ms, times)
             back_ms = np.maximum(np.maximum.accumulate(in_order), last_ms) - in_order
-            suspect[back_ms > settings.time_backwards_ms] |= np.uint8(Suspect.TIME_BACKWARDS)
+            runs_back = back_ms > settings.time_backwards_ms
+            if is_late is not None:
+                runs_back &= ~is_late
+            suspect[runs_back] |= np.uint8(Suspect.TIME_BACKWARDS)
         self._flag_jumps(symbol_index, price, suspect)
         self._flag_sizes(symbol_index, quantity, suspect)
         if symbol_index in self._ticks:
@@ -539,7 +545,7 @@ def _by_symbol(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]
     symbols = rows["symbol_index"]
     cuts = np.flatnonzero(np.diff(symbols)) + 1
     edges = [0, *cuts.tolist(), len(rows)]
-    return rows, [(int(symbols[a]), a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return rows, [(int(symbols[a]), a, b) for a, b in pairwise(edges)]
 
 
 def _joined(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
@@ -553,7 +559,7 @@ def _digests(rows: np.ndarray) -> np.ndarray:
     """
     price = (rows["price"] / _POWERS[rows["price_decimals"]]).view(np.int64)
     quantity = (rows["quantity"] / _POWERS[rows["quantity_decimals"]]).view(np.int64)
-    digest = price * np.int64(-0x61C8864680B583EB)
+    digest: np.ndarray = price * np.int64(-0x61C8864680B583EB)
     digest += quantity * np.int64(-0x3D4D51C2D82B14B1)
     digest += rows["transact_time_ms"] * np.int64(0x165667B19E3779F9)
     digest += rows["last_trade_id"] * np.int64(0x27D4EB2F165667C5)

@@ -85,6 +85,14 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(message)
         if len(edges) > _MOST_EDGES:
             raise ValueError(f"participant_edges: at most {_MOST_EDGES}, not {len(edges)}")
+        if not 0.0 < self.whale_quantile < 1.0:
+            raise ValueError(f"whale_quantile must lie between 0 and 1: {self.whale_quantile}")
+        if not 1 <= self.whale_quantile_minimum <= self.whale_quantile_sweeps:
+            raise ValueError("whale_quantile_minimum must lie between 1 and whale_quantile_sweeps")
+        if not 1 <= self.size_minimum <= self.size_trades:
+            raise ValueError("size_minimum must lie between 1 and size_trades")
+        if self.impact_lookback_s < 1 or self.burst.half_life_s <= 0.0 or self.burst.limit <= 0.0:
+            raise ValueError("impact_lookback_s, half_life_s and limit of burst must be positive")
 
     def thresholds(self) -> Thresholds:
         """The fixed thresholds among them."""

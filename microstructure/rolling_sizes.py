@@ -19,6 +19,7 @@ type Distribution = tuple[float | None, float | None, float | None, float | None
 """Median, 90 % and 99 % quantile, Hill's tail exponent."""
 
 _QUANTILES = (0.5, 0.9, 0.99)
+_LEAST_TAIL = 10  # values that a tail exponent is estimated from
 _UNKNOWN: Distribution = (None, None, None, None)
 
 
@@ -201,7 +202,7 @@ def size_distributions(ordered: Floats) -> list[Distribution]:
         ordered: Shape (samples, n), each row sorted.
 
     Returns:
-        One tuple per row; the exponent is None where the k + 1 largest values are equal.
+        One tuple per row; the exponent is None where the k + 1 largest values are equal, or k < 10.
     """
     n = ordered.shape[1]
     ranks = [quantile * (n - 1) for quantile in _QUANTILES]
@@ -209,6 +210,8 @@ def size_distributions(ordered: Floats) -> list[Distribution]:
     below, above = ordered[:, low], ordered[:, [min(rank + 1, n - 1) for rank in low]]
     quantiles = below + (above - below) * np.subtract(ranks, low)
     k = math.isqrt(n)
+    if k < _LEAST_TAIL:
+        return [(q50, q90, q99, None) for q50, q90, q99 in quantiles.tolist()]
     excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1)
     return [
         (q50, q90, q99, k / total if total > 0.0 else None)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import random
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
-from domain.flow import Origin, WindowBatch
+from domain.flow import FlowMetrics, Origin, WindowBatch
 from domain.market import NO_VALUE, TRADE_DTYPE
+from flow_analyzer import TradeFlowAnalyzer
 
 
 class Trade(NamedTuple):
@@ -73,3 +78,44 @@ def _scaled(value: Decimal) -> tuple[int, int]:
     assert isinstance(exponent, int)
     assert exponent <= 0, "write 1000, not 1E3"
     return int(value.scaleb(-exponent)), -exponent
+
+
+def market(seed: int, windows: int, per_window: int, duration_ms: int = 5000) -> list[list[Trade]]:
+    """Seeded windows whose price follows the flow, with ties in time and a heavy size tail."""
+    rng = random.Random(seed)
+    price, result, number = 10_000.0, [], 0
+    for k in range(windows):
+        times = sorted(rng.randrange(0, duration_ms, 50) for _ in range(rng.randrange(per_window)))
+        window = []
+        for time_ms in times:
+            number += 1
+            is_sell = rng.random() < 0.5
+            size = min(rng.paretovariate(1.3), 1000.0)
+            price += (-1 if is_sell else 1) * 0.02 * size + rng.gauss(0, 0.1)
+            window.append(
+                Trade(
+                    number,
+                    Decimal(f"{price:.2f}"),
+                    Decimal(f"{size:.3f}"),
+                    is_sell,
+                    k * duration_ms + time_ms,
+                )
+            )
+        result.append(window)
+    return result
+
+
+def run(analyzer: TradeFlowAnalyzer, windows: list[list[Trade]]) -> list[FlowMetrics]:
+    """All windows of one symbol, from time 0."""
+    found: list[FlowMetrics] = []
+    for k, window in enumerate(windows):
+        found += analyzer.analyze(window_batch([window], start_ms=5000 * k))
+    return found
+
+
+def worked_examples(recordings_dir: Path) -> dict[str, dict[str, Any]]:
+    """The worked examples kept beside the recorded market data, by name; skips without them."""
+    path = recordings_dir.parent / "vectors.json"
+    if not path.is_file():
+        pytest.skip("no worked examples beside the recorded market data")
+    return {vector["id"]: vector for vector in json.loads(path.read_bytes())["vectors"]}

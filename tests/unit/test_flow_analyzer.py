@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from domain.flow import FlowMetrics
-from flow_analyzer import FlowSettings, TradeFlowAnalyzer, WhaleUnit, measure
+from flow_analyzer import BurstSettings, FlowSettings, TradeFlowAnalyzer, WhaleUnit, measure
 from microstructure.running_cvd import DAY_MS
-from tests.flow_windows import Trade, buy, sell, window_batch
+from tests.flow_windows import Trade, buy, sell, window_batch, worked_examples
 
 _DURATION_MS = 5000
 
 
 @pytest.fixture(scope="module")
 def vectors(recordings_dir: Path) -> dict[str, dict]:
-    path = recordings_dir.parent / "vectors.json"
-    if not path.is_file():
-        pytest.skip("no worked examples beside the recorded market data")
-    return {vector["id"]: vector for vector in json.loads(path.read_bytes())["vectors"]}
+    return worked_examples(recordings_dir)
 
 
 def _trades(entries: list[dict]) -> list[Trade]:
@@ -233,6 +229,18 @@ def test_measuring_old_windows_leaves_the_history_alone():
     assert analyzer.cvd_state("A") == (1, 5000, True)
 
 
-def test_participant_edges_must_ascend():
-    with pytest.raises(ValueError, match="must ascend"):
-        FlowSettings(participant_edges=(Decimal(10), Decimal(10)))
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"participant_edges": (Decimal(10), Decimal(10))},
+        {"participant_edges": tuple(map(Decimal, range(1, 102)))},
+        {"whale_quantile": 1.0},
+        {"whale_quantile_minimum": 0},
+        {"size_minimum": 501},
+        {"impact_lookback_s": 0},
+        {"burst": BurstSettings(half_life_s=0.0)},
+    ],
+)
+def test_settings_that_cannot_work_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        FlowSettings(**wrong)

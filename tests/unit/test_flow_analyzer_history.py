@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import random
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -15,197 +13,12 @@ import pytest
 from domain.features import FeatureRow
 from flow_analyzer import BurstSettings, FlowSettings, TradeFlowAnalyzer
 from microstructure.flow_history import ArrivalBurst, NetFlow, cusum
-from microstructure.rolling_sizes import RollingThreshold, size_distributions
-from tests.flow_windows import Trade, window_batch
+from tests.flow_windows import Trade, market, run, window_batch, worked_examples
 
 
 @pytest.fixture(scope="module")
 def vectors(recordings_dir: Path) -> dict[str, dict]:
-    path = recordings_dir.parent / "vectors.json"
-    if not path.is_file():
-        pytest.skip("no worked examples beside the recorded market data")
-    return {vector["id"]: vector for vector in json.loads(path.read_bytes())["vectors"]}
-
-
-def _market(seed: int, windows: int, per_window: int, duration_ms: int = 5000) -> list[list[Trade]]:
-    """Seeded windows whose price follows the flow, with ties in time and a heavy size tail."""
-    rng = random.Random(seed)
-    price, result, number = 10_000.0, [], 0
-    for k in range(windows):
-        times = sorted(rng.randrange(0, duration_ms, 50) for _ in range(rng.randrange(per_window)))
-        window = []
-        for time_ms in times:
-            number += 1
-            is_sell = rng.random() < 0.5
-            size = min(rng.paretovariate(1.3), 1000.0)
-            price += (-1 if is_sell else 1) * 0.02 * size + rng.gauss(0, 0.1)
-            window.append(
-                Trade(
-                    number,
-                    Decimal(f"{price:.2f}"),
-                    Decimal(f"{size:.3f}"),
-                    is_sell,
-                    k * duration_ms + time_ms,
-                )
-            )
-        result.append(window)
-    return result
-
-
-def _run(analyzer: TradeFlowAnalyzer, windows: list[list[Trade]], **options):
-    found = []
-    for k, window in enumerate(windows):
-        found += analyzer.analyze(window_batch([window], start_ms=5000 * k, **options))
-    return found
-
-
-# --- whale threshold ----------------------------------------------------------------------
-
-
-def _threshold(quantile: float, values: list[float], *, size: int = 5000, minimum: int = 1):
-    rolling = RollingThreshold(1, quantile=quantile, size=size, minimum=minimum)
-    for value in values:
-        rolling.append(np.array([0]), np.array([1]), np.array([value], dtype=np.float64))
-    return rolling.of(0)
-
-
-def test_vector_whale_quantile(vectors):
-    vector = vectors["whale_quantile"]
-    past, expected = vector["inputs"]["past_notional"], vector["expected"]
-    found = _threshold(0.9, past)
-    assert found.value == pytest.approx(expected["q90"])
-    assert (vector["inputs"]["new_notional"] >= found.value) is expected["whale_at_q90"]
-    assert _threshold(0.75, past).value == pytest.approx(expected["q75"])
-
-
-@pytest.mark.parametrize("kind", ["heavy", "rising", "falling", "few_values", "constant"])
-def test_the_threshold_is_the_quantile_of_the_last_sweeps(kind: str):
-    rng = np.random.default_rng(3)
-    symbols, size = 3, 400
-    rolling = RollingThreshold(symbols, quantile=0.97, size=size, minimum=50)
-    past: list[list[float]] = [[] for _ in range(symbols)]
-    for step in range(150):
-        owners = np.flatnonzero(rng.random(symbols) < 0.8)
-        if owners.size == 0:
-            continue
-        counts = rng.integers(1, 40, owners.size) if step != 70 else np.full(owners.size, 2 * size)
-        values = rng.pareto(1.2, int(counts.sum())) + 1
-        if kind in {"rising", "falling"}:
-            values *= 1.1 ** (step if kind == "rising" else -step)
-        elif kind == "few_values":
-            values = 1.0 + rng.choice(3, values.size, p=[0.9, 0.08, 0.02])
-        elif kind == "constant":
-            values[:] = 7.0
-        rolling.append(owners, counts, values)
-        for index, new in zip(
-            owners.tolist(), np.split(values, np.cumsum(counts)[:-1]), strict=True
-        ):
-            past[index] = (past[index] + new.tolist())[-size:]
-        for owner in range(symbols):
-            found = rolling.of(owner)
-            if len(past[owner]) < 50:
-                assert found is None
-                continue
-            assert found is not None
-            assert found.value == pytest.approx(np.quantile(past[owner], 0.97), rel=1e-12)
-            assert found.is_above_median == (found.value > np.median(past[owner]))
-
-
-def test_a_floor_raises_the_threshold():
-    rolling = RollingThreshold(1, quantile=0.5, size=10, minimum=1, floor=50.0)
-    rolling.append(np.array([0]), np.array([3]), np.array([1.0, 2.0, 3.0]))
-    assert rolling.of(0).value == 50.0
-
-
-def test_quantile_whales_are_measured_against_earlier_windows_only():
-    settings = FlowSettings(whale_quantile_minimum=30, whale_quantile_sweeps=100)
-    windows = _market(seed=1, windows=60, per_window=20)
-    past: list[float] = []
-    for found, window in zip(
-        _run(TradeFlowAnalyzer(["A"], settings), windows), windows, strict=True
-    ):
-        sweeps: dict[tuple[int, bool], list[Trade]] = {}
-        for trade in window:
-            sweeps.setdefault((trade.time_ms, trade.is_sell), []).append(trade)
-        notionals = [float(sum(t.price * t.quantity for t in group)) for group in sweeps.values()]
-        if len(past) < 30:
-            assert found.whale_threshold_quantile_notional is None
-            assert found.whale_quantile_count is found.whale_quantile_delta is None
-        else:
-            threshold = float(np.quantile(past[-100:], 0.99))
-            assert found.whale_threshold_quantile_notional == pytest.approx(threshold, rel=1e-12)
-            whales = [
-                group
-                for group, notional in zip(sweeps.values(), notionals, strict=True)
-                if notional >= threshold
-            ]
-            assert found.whale_quantile_count == len(whales)
-            signed = [-t.quantity if t.is_sell else t.quantity for group in whales for t in group]
-            assert found.whale_quantile_delta == sum(signed)
-        past += notionals
-    assert sum(
-        m.whale_quantile_count or 0 for m in _run(TradeFlowAnalyzer(["A"], settings), windows)
-    )
-
-
-def test_trades_of_one_size_are_not_all_whales():
-    settings = FlowSettings(whale_quantile_minimum=5)
-    window = [Trade(k, Decimal(10), Decimal(1), False, 100 * k) for k in range(10)]
-    first, second = _run(
-        TradeFlowAnalyzer(["A"], settings),
-        [window, [t._replace(time_ms=t.time_ms + 5000) for t in window]],
-    )
-    assert first.whale_quantile_count is None
-    assert (second.whale_threshold_quantile_notional, second.whale_quantile_count) == (10.0, 0)
-
-
-# --- sizes --------------------------------------------------------------------------------
-
-
-def test_quantiles_and_hill_exponent_follow_their_definitions():
-    values = np.sort(np.random.default_rng(5).pareto(1.5, (4, 230)) + 1, axis=1)
-    for row, (q50, q90, q99, hill) in zip(values, size_distributions(values), strict=True):
-        assert [q50, q90, q99] == pytest.approx(np.quantile(row, [0.5, 0.9, 0.99]).tolist())
-        top = sorted(row, reverse=True)
-        k = 15  # floor(sqrt(230))
-        assert hill == pytest.approx(k / sum(math.log(x / top[k]) for x in top[:k]))
-
-
-def test_equal_largest_values_have_no_tail_exponent():
-    assert size_distributions(np.full((1, 100), 3.0)) == [(3.0, 3.0, 3.0, None)]
-
-
-@pytest.mark.parametrize("per_window", [30, 600])
-def test_sizes_are_of_the_window_or_of_the_last_trades_if_it_has_fewer(per_window: int):
-    settings = FlowSettings(size_trades=200, size_minimum=50)
-    windows = _market(seed=2, windows=25, per_window=per_window)
-    windows[7] = []
-    past: list[float] = []
-    for found, window in zip(
-        _run(TradeFlowAnalyzer(["A"], settings), windows), windows, strict=True
-    ):
-        past += [float(t.price * t.quantity) for t in window]
-        sample = past[-max(200, len(window)) :]
-        if len(sample) < 50:
-            assert found.trade_notional_q50 is found.hill_alpha is None
-            continue
-        quantiles = [found.trade_notional_q50, found.trade_notional_q90, found.trade_notional_q99]
-        assert quantiles == pytest.approx(np.quantile(sample, [0.5, 0.9, 0.99]).tolist())
-        assert found.hill_alpha is not None
-
-
-def test_sizes_of_symbols_do_not_mix():
-    settings = FlowSettings(size_trades=60, size_minimum=20)
-    both = TradeFlowAnalyzer(["A", "B"], settings)
-    alone = TradeFlowAnalyzer(["A", "B"], settings)
-    first, second = _market(3, 12, 40), _market(4, 12, 80)
-    for k, pair in enumerate(zip(first, second, strict=True)):
-        together = both.analyze(window_batch(pair, start_ms=5000 * k))
-        single = [
-            alone.analyze(window_batch([window], start_ms=5000 * k, symbol_index=[i]))[0]
-            for i, window in enumerate(pair)
-        ]
-        assert together == single
+    return worked_examples(recordings_dir)
 
 
 # --- bursts -------------------------------------------------------------------------------
@@ -270,7 +83,7 @@ def test_a_rush_of_trades_counts_as_a_burst():
     analyzer = TradeFlowAnalyzer(["A"])
     calm = [[_plain(k, 5000 * k + 100)] for k in range(30)]
     rush = [_plain(100 + k, 150_000 + 2000 + k) for k in range(200)]
-    found = _run(analyzer, [*calm, rush])
+    found = run(analyzer, [*calm, rush])
     assert [m.burst_count for m in found] == [0] * 30 + [1]
     assert found[-1].arrival_z > 10
     assert found[5].arrival_z is None
@@ -313,10 +126,10 @@ def _absorption(past: list[list[Trade]], window: list[Trade], start_ms: int, min
 
 
 def test_absorption_is_the_residual_of_past_impact():
-    windows = _market(seed=8, windows=160, per_window=25)
+    windows = market(seed=8, windows=160, per_window=25)
     windows[100] = []
     settings = FlowSettings(impact_minimum=50)
-    found = _run(TradeFlowAnalyzer(["A"], settings), windows)
+    found = run(TradeFlowAnalyzer(["A"], settings), windows)
     for k, window in enumerate(windows):
         expected = _absorption(windows[:k], window, 5000 * k, 50)
         assert (found[k].absorption is None) == (expected is None)
@@ -336,7 +149,7 @@ def test_absorption_is_unknown_where_buying_does_not_lift_the_price():
         ]
         for k in range(60)
     ]
-    found = _run(TradeFlowAnalyzer(["A"]), falling)
+    found = run(TradeFlowAnalyzer(["A"]), falling)
     assert all(m.absorption is None for m in found)
 
 
@@ -344,8 +157,8 @@ def test_absorption_is_unknown_where_buying_does_not_lift_the_price():
 
 
 def test_net_flow_over_minutes_sums_the_last_windows_exactly():
-    windows = _market(seed=9, windows=200, per_window=6)
-    found = _run(TradeFlowAnalyzer(["A"]), windows)
+    windows = market(seed=9, windows=200, per_window=6)
+    found = run(TradeFlowAnalyzer(["A"]), windows)
     for name, count in (("1m", 12), ("5m", 60), ("15m", 180)):
         values = [getattr(m, f"net_flow_quote_{name}") for m in found]
         assert values[: count - 1] == [None] * (count - 1)
@@ -375,9 +188,9 @@ def test_a_hole_or_an_incomplete_window_restarts_net_flow():
 
 
 def test_a_hole_restarts_what_is_measured_in_seconds():
-    windows = _market(seed=8, windows=80, per_window=25)
+    windows = market(seed=8, windows=80, per_window=25)
     analyzer = TradeFlowAnalyzer(["A"])
-    before = _run(analyzer, windows)[-1]
+    before = run(analyzer, windows)[-1]
     assert before.arrival_z is not None
     assert before.absorption is not None
     later = [t._replace(time_ms=t.time_ms - 79 * 5000 + 900_000) for t in windows[79]]
@@ -387,10 +200,9 @@ def test_a_hole_restarts_what_is_measured_in_seconds():
 
 
 def test_an_incomplete_window_is_not_scored_and_teaches_no_impact():
-    windows = _market(seed=8, windows=81, per_window=25)
-    analyzer, other = TradeFlowAnalyzer(["A"]), TradeFlowAnalyzer(["A"])
-    for part in (analyzer, other):
-        _run(part, windows[:79])
+    windows = market(seed=8, windows=81, per_window=25)
+    analyzer = TradeFlowAnalyzer(["A"])
+    run(analyzer, windows[:79])
     odd = [Trade(9000, Decimal(20_000), Decimal(900), True, 79 * 5000)]
     (scored,) = analyzer.analyze(window_batch([odd], start_ms=79 * 5000, complete=[False]))
     assert scored.arrival_z is scored.absorption is None
