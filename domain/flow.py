@@ -96,7 +96,7 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     participant_volume: tuple[Decimal, ...]  # base volume per notional bucket, smallest first
     participant_delta: tuple[Decimal, ...]
     arrival_z: float | None
-    absorption: float | None  # residual in sigmas, positive: buying absorbed less than it moved
+    absorption: float | None  # sigmas; positive: the price moved less than the flow implied
     second_closes: tuple[float | None, ...]  # last price of each second of the window
     schema_version: int = SCHEMA_VERSION
 

@@ -19,6 +19,7 @@ from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
 
 _NEVER = np.iinfo(np.int64).max // 2
+_MAX_EVENT_DELAY_MS = 10_000  # an event time further beyond all trades is not believed
 _LOOK_AGAIN_NS = 100_000_000  # how often holes that may still be filled are looked at again
 
 
@@ -80,6 +81,7 @@ class _Lane:
         "monotonic",
         "rows",
         "unknown_from_ms",
+        "unproven_until_ms",
     )
 
     def __init__(self) -> None:
@@ -90,6 +92,7 @@ class _Lane:
         self.held_since_ns: int | None = None
         self.head = Head.OPEN
         self.unknown_from_ms: int | None = None
+        self.unproven_until_ms = 0  # while the head is not proven
 
     def append(self, rows: np.ndarray) -> None:
         need = self.count + len(rows)
@@ -191,15 +194,24 @@ class WindowBuilder:
         duration = self.settings.duration_ms
         self.first_start_ms = first_ms - first_ms % duration
         self._next_end[:] = self.first_start_ms + duration
+        self._due_ms = 0
         self.route_ms = max(self.route_ms, first_ms)
         if not self._repairable:
             for lane in self._lanes:
                 lane.head = Head.LOST
 
-    def insert_head(self, index: int, rows: np.ndarray, *, proven: bool) -> None:
-        """Take trades from before the first received one; ``proven``: nothing else is missing there.
+    def insert_head(
+        self, index: int, rows: np.ndarray, *, proven: bool, until_ms: int | None = None
+    ) -> None:
+        """Take trades from before the first received one.
 
-        With ``proven`` False and no rows the head counts as lost.
+        Args:
+            index: whose.
+            rows: contiguous with the first one; may be empty.
+            proven: nothing else is missing before it. If False the head is lost: nothing can tell
+                what the first window lacks.
+            until_ms: with a lost head, the time of the earliest known trade: windows up to the one
+                that holds it lack trades too. None: only the first window does.
         """
         lane = self._lanes[index]
         if self.first_start_ms is not None:
@@ -207,6 +219,7 @@ class WindowBuilder:
         if len(rows):
             lane.append(rows)
         lane.head = Head.PROVEN if proven else Head.LOST
+        lane.unproven_until_ms = until_ms or 0
         self._touch(index)
 
     def prove(self, until_ms: int) -> None:
@@ -355,6 +368,7 @@ class WindowBuilder:
 
     def _advance(self, checked: CheckedTrades) -> None:
         event_ms = int(checked.rows["event_time_ms"].max())
+        event_ms = min(event_ms, self._newest_ms + _MAX_EVENT_DELAY_MS)
         if event_ms - self.route_ms > self.settings.silence_ms and self.route_ms:
             self._suspect_silence({index for index, _, _ in checked.groups})
         self.route_ms = max(self.route_ms, event_ms)
@@ -375,11 +389,14 @@ class WindowBuilder:
     def _verdict(self, index: int, start_ms: int) -> Verdict:
         lane = self._lanes[index]
         end_ms = start_ms + self.settings.duration_ms
+        first_ms = self.first_start_ms or 0
         touching = [g for g in self.sequences[index].missing if _touches(g, start_ms, end_ms)]
-        missing: int | None = sum(g.count for g in touching if g.after_ms >= start_ms)
+        missing: int | None = sum(
+            g.count for g in touching if max(g.after_ms, first_ms) >= start_ms
+        )
         waiting = any(not g.lost for g in touching)
         complete = not touching
-        if start_ms == self.first_start_ms and lane.head is not Head.PROVEN:
+        if lane.head is not Head.PROVEN and start_ms <= max(first_ms, lane.unproven_until_ms):
             complete, missing = False, None
             waiting = waiting or lane.head is Head.OPEN
         if lane.unknown_from_ms is not None and lane.unknown_from_ms < end_ms:
@@ -428,11 +445,11 @@ class WindowBuilder:
         )
 
     def _forget(self, index: int) -> None:
-        """Drop what lies beyond retention; incomplete windows stay on the list of what to rebuild."""
+        """Drop what lies beyond retention; what was emitted incomplete is remembered."""
         lane = self._lanes[index]
         oldest = self._oldest_retained(index)
         for start_ms in [s for s in lane.emitted if s < oldest]:
-            if lane.emitted[start_ms].complete or not lane.emitted[start_ms].waiting:
+            if lane.emitted[start_ms].complete:
                 del lane.emitted[start_ms]
         lane.prune(oldest)
 

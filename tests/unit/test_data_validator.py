@@ -1,0 +1,518 @@
+"""Trades and snapshots → accepted, flagged or rejected; ids, order and clock."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_validator import (
+    Accepted,
+    CheckedTrades,
+    ClockOffset,
+    DataValidator,
+    MissingRange,
+    Rejected,
+    Suspect,
+    TradeSequence,
+    ValidatorSettings,
+)
+from domain.market import AggTrade, DepthSnapshot, Side
+from tests.pipeline_samples import vector
+from tests.trade_frames import START_MS, Print, rows_of
+
+
+def validator(**settings: Any) -> DataValidator:
+    return DataValidator(["BTCUSDT", "ETHUSDT"], ValidatorSettings(**settings))
+
+
+def run(ids: range, **changes: Any) -> list[Print]:
+    """Consecutive trades, 10 ms apart."""
+    return [Print(i, START_MS + 10 * i, **changes) for i in ids]
+
+
+def ids_of(rows: np.ndarray) -> list[int]:
+    return rows["agg_trade_id"].tolist()
+
+
+def suspects(checked: CheckedTrades) -> list[Suspect]:
+    return [Suspect(int(value)) for value in checked.rows["suspect"]]
+
+
+def holes(checker: DataValidator, symbol_index: int = 0) -> list[tuple[int, int]]:
+    return [(gap.first_id, gap.last_id) for gap in checker.sequences[symbol_index].missing]
+
+
+def agg_trade(
+    agg_trade_id: int, time_ms: int, price: str, quantity: str, **changes: Any
+) -> AggTrade:
+    fields = {
+        "symbol": "BTCUSDT",
+        "agg_trade_id": agg_trade_id,
+        "price": Decimal(price),
+        "quantity": Decimal(quantity),
+        "first_trade_id": agg_trade_id,
+        "last_trade_id": agg_trade_id,
+        "transact_time_ms": time_ms,
+        "aggressor_side": Side.BUY,
+    }
+    return AggTrade(**(fields | changes))
+
+
+# --- reference vectors --------------------------------------------------------------------
+
+
+def test_the_reference_sequence_of_trades_is_flagged_as_defined(recordings_dir: Path) -> None:
+    entry = vector(recordings_dir, "trade_sequence_flags")
+    checker = validator(time_backwards_ms=0)
+    found: list[list[str]] = []
+    for row in entry["inputs"]["rows"]:
+        before = checker.statistics()["missing_ids"]
+        newest = checker.sequences[0].max_id
+        result = checker.check_trade(agg_trade(row["a"], row["T"], str(row["p"]), str(row["q"])))
+        opened = int(checker.statistics()["missing_ids"] or 0) - int(before or 0)
+        flags = []
+        if isinstance(result, Rejected):
+            assert result.reason == "not positive"
+            flags.append("non_positive")
+        else:
+            if opened > 0:
+                flags.append(f"gap:{opened}")
+            if newest is not None and row["a"] < newest:
+                flags.append("late")
+            if result.suspect & Suspect.TIME_BACKWARDS:
+                flags.append("time_backwards")
+        found.append(flags)
+    assert found == entry["expected"]["flags"]
+    assert holes(checker) == [(12, 12)]
+
+
+def test_the_reference_outlier_is_flagged_at_its_threshold(recordings_dir: Path) -> None:
+    entry = vector(recordings_dir, "mad_outlier")
+    history = [
+        round(price * 100) for price in entry["inputs"]["history"]
+    ] * 8  # median, MAD unmoved
+    new = round(entry["inputs"]["new"] * 100)
+    z = entry["expected"]["z"]
+    for jump_z, is_flagged in ((z - 1e-6, True), (z + 1e-6, False)):
+        checker = validator(jump_z=jump_z)
+        past = [Print(i, START_MS + i, price) for i, price in enumerate(history)]
+        checker.check_trades(rows_of(past), 0)
+        checked = checker.check_trades(rows_of([Print(len(past), START_MS + 999, new)]), 0)
+        assert suspects(checked) == [Suspect.PRICE_JUMP if is_flagged else Suspect(0)]
+
+
+# --- ids ----------------------------------------------------------------------------------
+
+
+def test_consecutive_trades_pass_unflagged() -> None:
+    checker = validator()
+    checked = checker.check_trades(rows_of(run(range(50))), 0)
+    assert ids_of(checked.rows) == list(range(50))
+    assert checked.groups == [(0, 0, 50)]
+    assert not checked.rows["suspect"].any()
+    assert not holes(checker)
+
+
+def test_trades_of_several_symbols_are_grouped_and_keep_their_order() -> None:
+    checker = validator()
+    mixed = [
+        trade
+        for pair in zip(run(range(5)), run(range(90, 95), symbol_index=1), strict=True)
+        for trade in pair
+    ]
+    checked = checker.check_trades(rows_of(mixed), 0)
+    assert checked.groups == [(0, 0, 5), (1, 5, 10)]
+    assert ids_of(checked.rows) == [*range(5), *range(90, 95)]
+
+
+def test_a_duplicate_is_dropped_silently() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(5))), 0)
+    checked = checker.check_trades(rows_of(run(range(2, 8)), delay_ms=400), 0)
+    assert ids_of(checked.rows) == [5, 6, 7]
+    assert not len(checked.rejected_rows)
+    assert checker.statistics()["duplicates"] == 3
+    assert checker.statistics()["conflicts"] == 0
+
+
+def test_a_duplicate_padded_with_zeros_is_the_same_trade() -> None:
+    checker = validator()
+    checker.check_trades(rows_of([Print(1, START_MS)]), 0)
+    again = rows_of([Print(1, START_MS)])
+    again["price"] *= 10
+    again["price_decimals"] += 1
+    again["quantity"] *= 100
+    again["quantity_decimals"] += 2
+    assert not len(checker.check_trades(again, 0).rejected_rows)
+
+
+OTHER_PAYLOADS = {
+    "price": {"price": 6_400_011},
+    "dot moved": {"price_decimals": 1},
+    "quantity": {"quantity": 251},
+    "side": {"is_buyer_maker": True},
+    "time": {"transact_time_ms": START_MS + 1},
+    "first fill": {"first_trade_id": 9},
+    "last fill": {"last_trade_id": 12},
+}
+
+
+@pytest.mark.parametrize("change", OTHER_PAYLOADS.values(), ids=OTHER_PAYLOADS.keys())
+def test_another_payload_under_a_known_id_is_rejected_and_the_id_disputed(
+    change: dict[str, int],
+) -> None:
+    checker = validator()
+    checker.check_trades(rows_of([Print(1, START_MS)]), 0)
+    other = rows_of([Print(1, START_MS)])
+    for name, value in change.items():
+        other[name] = value
+    checked = checker.check_trades(other, 0)
+    assert not len(checked.rows)
+    assert ids_of(checked.rejected_rows) == [1]
+    assert checker.sequences[0].disputed == {1}
+
+
+def test_the_rest_copy_of_a_disputed_id_replaces_the_one_received() -> None:
+    checker = validator()
+    checker.check_trades(rows_of([Print(1, START_MS), Print(1, START_MS, price=9)]), 0)
+    checked = checker.check_trades(
+        rows_of([Print(1, START_MS, price=9)], is_rest=True), 0, authoritative=True
+    )
+    assert checked.replacements["price"].tolist() == [9]
+    assert not checker.sequences[0].disputed
+    repeated = checker.check_trades(rows_of([Print(1, START_MS, price=9)]), 0)
+    assert not len(repeated.rejected_rows)  # now the known payload
+    contradicting = checker.check_trades(rows_of([Print(1, START_MS)]), 0)
+    assert ids_of(contradicting.rejected_rows) == [1]
+
+
+def test_rest_rows_that_contradict_an_accepted_trade_win_without_a_dispute() -> None:
+    checker = validator()
+    checker.check_trades(rows_of([Print(1, START_MS)]), 0)
+    checked = checker.check_trades(
+        rows_of([Print(1, START_MS, quantity=1)], is_rest=True), 0, authoritative=True
+    )
+    assert checked.replacements["quantity"].tolist() == [1]
+    assert not len(checked.rejected_rows)
+
+
+def test_a_rejected_trade_does_not_mark_its_id_as_seen() -> None:
+    checker = validator()
+    assert isinstance(checker.check_trade(agg_trade(1, START_MS, "5", "1")), Accepted)
+    assert isinstance(checker.check_trade(agg_trade(2, START_MS, "5", "0")), Rejected)
+    assert isinstance(checker.check_trade(agg_trade(2, START_MS, "5", "2")), Accepted)
+    assert not holes(checker)
+
+
+def test_skipped_ids_are_a_hole_between_the_times_around_it() -> None:
+    checker = validator()
+    checked = checker.check_trades(rows_of(run(range(3)) + run(range(7, 9))), now_ns=77)
+    assert ids_of(checked.rows) == [0, 1, 2, 7, 8]
+    assert checked.changed == {0}
+    assert checker.sequences[0].missing == [MissingRange(3, 6, START_MS + 20, START_MS + 70, 77)]
+    assert checker.statistics()["missing_ids"] == 4
+
+
+def test_a_late_id_splits_a_hole_and_the_last_one_closes_it() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(3)) + run(range(7, 9))), 0)
+    checker.check_trades(rows_of(run(range(5, 6))), 0)
+    assert holes(checker) == [(3, 4), (6, 6)]
+    assert [(g.after_ms, g.before_ms) for g in checker.sequences[0].missing] == [
+        (START_MS + 20, START_MS + 50),
+        (START_MS + 50, START_MS + 70),
+    ]
+    checked = checker.check_trades(rows_of(run(range(3, 7)), is_rest=True), 0, authoritative=True)
+    assert ids_of(checked.rows) == [3, 4, 6]
+    assert not holes(checker)
+    assert checker.statistics()["missing_ids"] == 0
+
+
+def test_part_of_a_hole_can_be_lost_and_still_be_filled_later() -> None:
+    sequence = TradeSequence()
+    for trade_id in (0, 10):
+        sequence.extend(trade_id, START_MS + trade_id, 0)
+    sequence.mark_lost(3, 5)
+    assert [(g.first_id, g.last_id, g.lost) for g in sequence.missing] == [
+        (1, 2, False),
+        (3, 5, True),
+        (6, 9, False),
+    ]
+    assert sequence.extend(4, START_MS + 4, 0)
+    assert [g.first_id for g in sequence.missing if g.lost] == [3, 5]
+    assert sum(g.count for g in sequence.missing) == 8
+
+
+def test_losing_ids_over_several_holes_leaves_what_is_outside() -> None:
+    sequence = TradeSequence()
+    for trade_id in (0, 5, 10):
+        sequence.extend(trade_id, START_MS, 0)
+    sequence.mark_lost(3, 7)
+    lost = [(g.first_id, g.last_id) for g in sequence.missing if g.lost]
+    assert lost == [(3, 4), (6, 7)]
+
+
+def test_holes_that_lie_wholly_in_the_past_can_be_forgotten() -> None:
+    sequence = TradeSequence()
+    for trade_id, time_ms in ((0, 100), (5, 200), (10, 300)):
+        sequence.extend(trade_id, time_ms, 0)
+    sequence.forget_before(201)
+    assert [(g.first_id, g.last_id) for g in sequence.missing] == [(6, 9)]
+
+
+def test_ids_before_the_first_known_trade_are_not_taken_as_new() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(10, 12))), 0)
+    checked = checker.check_trades(rows_of(run(range(8, 12))), 0)
+    assert not len(checked.rows)
+    assert checker.statistics()["before_start"] == 2
+
+
+def test_the_head_takes_only_rows_contiguous_with_the_first_trade() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(10, 12))), 0)
+    head = rows_of(run(range(4, 6)) + run(range(7, 11)), is_rest=True)
+    assert ids_of(checker.accept_head(0, head)) == [7, 8, 9]
+    assert checker.sequences[0].first_id == 7
+    assert not len(checker.accept_head(0, head[:2]))
+
+
+def test_a_resumed_sequence_knows_a_hole_before_the_first_trade_received() -> None:
+    checker = validator()
+    checker.sequences[0].resume(5, START_MS)
+    checker.check_trades(rows_of(run(range(9, 10))), 0)
+    assert holes(checker) == [(6, 8)]
+
+
+# --- what only flags ----------------------------------------------------------------------
+
+
+def test_a_receive_clock_behind_the_exchange_is_normal() -> None:
+    checker = validator()
+    for batch in range(20):
+        trades = run(range(batch * 5, batch * 5 + 5))
+        assert not any(suspects(checker.check_trades(rows_of(trades, clock_ms=-1_500), 0)))
+    assert checker.statistics()["clock_offset_ms"] == -1_500
+    exchange_ms = checker.clock.exchange_ms((START_MS - 1_500) * 1_000_000)
+    assert exchange_ms == START_MS
+
+
+def test_a_trade_stamped_in_the_future_is_flagged_and_kept() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(5)), clock_ms=-1_500), 0)
+    checked = checker.check_trades(rows_of(run(range(5, 6)), clock_ms=-4_000), 0)
+    assert suspects(checked) == [Suspect.CLOCK]
+
+
+def test_clocks_of_unlike_speed_show_as_drift() -> None:
+    steady, drifting = ClockOffset(64), ClockOffset(64)
+    for i in range(64):
+        steady.add((START_MS + 100 * i - 1_400) * 1_000_000, START_MS + 100 * i)
+        drifting.add((START_MS + 50 * i) * 1_000_000, START_MS + 100 * i)
+    assert steady.drift_ms == 0
+    assert drifting.drift_ms > 1_000
+
+
+def test_a_price_jump_is_flagged_and_kept_and_a_crash_goes_on() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(100))), 0)
+    crash = [Print(100 + i, START_MS + 1_000 + i, 6_400_010 - 64_000 * (i + 1)) for i in range(5)]
+    checked = checker.check_trades(rows_of(crash), 0)
+    assert ids_of(checked.rows) == [100, 101, 102, 103, 104]
+    assert set(suspects(checked)) == {Suspect.PRICE_JUMP}
+    assert checker.statistics()["suspects"] == 5
+
+
+def test_a_calm_market_that_moves_less_than_the_least_jump_is_not_flagged() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(100))), 0)
+    moved = checker.check_trades(rows_of(run(range(100, 101), price=6_400_010 + 28_000)), 0)
+    assert suspects(moved) == [Suspect(0)]
+
+
+def test_an_odd_size_is_flagged() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(10_000))), 0)
+    usual = checker.check_trades(rows_of(run(range(10_000, 10_001), quantity=2_000)), 0)
+    odd = checker.check_trades(rows_of(run(range(10_001, 10_002), quantity=50_000)), 0)
+    assert (suspects(usual), suspects(odd)) == ([Suspect(0)], [Suspect.ODD_SIZE])
+
+
+@pytest.mark.parametrize(
+    ("price", "quantity", "flag"),
+    [
+        (6_400_010, 250, Suspect(0)),
+        (6_400_015, 250, Suspect.OFF_GRID),
+        (9_999_999_990, 250, Suspect(0)),
+        (9_999_999_995, 250, Suspect.OFF_GRID),
+        (6_400_010, 251, Suspect.OFF_GRID),
+        (10, 10, Suspect(0)),
+    ],
+)
+def test_what_is_off_the_grid_is_flagged(price: int, quantity: int, flag: Suspect) -> None:
+    checker = validator()
+    checker.set_grid("BTCUSDT", tick_size=0.1, step_size=0.01)
+    checked = checker.check_trades(rows_of([Print(1, START_MS, price, quantity)]), 0)
+    assert suspects(checked) == [flag]
+
+
+def test_time_that_runs_back_is_flagged_beyond_the_tolerance() -> None:
+    checker = validator(time_backwards_ms=1_000)
+    times = [START_MS, START_MS + 5_000, START_MS + 4_000, START_MS + 3_999, START_MS + 5_001]
+    checked = checker.check_trades(rows_of(Print(i, t) for i, t in enumerate(times)), 0)
+    back = Suspect.TIME_BACKWARDS
+    assert suspects(checked) == [Suspect(0), Suspect(0), Suspect(0), back, Suspect(0)]
+
+
+def test_a_late_trade_is_not_one_whose_time_runs_back() -> None:
+    checker = validator(time_backwards_ms=0)
+    late = [Print(i, START_MS + 5_000 * i) for i in (0, 3, 2)]
+    assert not any(suspects(checker.check_trades(rows_of(late), 0)))
+    repaired = rows_of([Print(1, START_MS + 5_000)], is_rest=True)
+    assert not any(suspects(checker.check_trades(repaired, 0, authoritative=True)))
+
+
+def test_an_aggressor_far_outside_a_fresh_book_is_flagged() -> None:
+    checker = validator()
+    checker.check_depth(snapshot(final_update_id=1))
+    outside = [
+        Print(1, START_MS, 6_400_010),
+        Print(2, START_MS, 6_380_000),  # a buy 30 bps below the best bid
+        Print(3, START_MS, 6_420_000, is_sell=True),  # a sell above the best ask
+        Print(4, START_MS, 6_420_000),
+    ]
+    beyond = Suspect.OUTSIDE_BOOK
+    assert suspects(checker.check_trades(rows_of(outside), 0)) == [
+        Suspect(0), beyond, beyond, Suspect(0)
+    ]  # fmt: skip
+    later = checker.check_trades(rows_of([Print(5, START_MS + 2_000, 6_380_000)]), 0)
+    assert suspects(later) == [Suspect(0)]
+
+
+# --- single trades ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("trade", "reason"),
+    [
+        (agg_trade(2, START_MS, "1", "1", symbol="XRPUSDT"), "wrong symbol"),
+        (agg_trade(2, START_MS, "NaN", "1"), "not finite"),
+        (agg_trade(2, START_MS, "1", "Infinity"), "not finite"),
+        (agg_trade(2, START_MS, "-1", "1"), "not positive"),
+        (agg_trade(2, START_MS, "1", "0"), "not positive"),
+        (agg_trade(2, START_MS, "1E+30", "1"), "malformed number"),
+        (agg_trade(2, START_MS, "1", "1E-30"), "malformed number"),
+        (agg_trade(1, START_MS, "1", "1"), "duplicate"),
+        (agg_trade(1, START_MS, "2", "1"), "id already seen with another payload"),
+        (agg_trade(0, START_MS, "1", "1"), "before the first known trade"),
+    ],
+)
+def test_a_single_trade_is_rejected_with_its_reason(trade: AggTrade, reason: str) -> None:
+    checker = validator()
+    assert checker.check_trade(agg_trade(1, START_MS, "1.0", "1E+0")) == Accepted(
+        agg_trade(1, START_MS, "1.0", "1E+0")
+    )
+    assert checker.check_trade(trade) == Rejected(reason, trade.symbol)
+
+
+def test_a_trade_without_times_of_its_own_is_no_clock_fault() -> None:
+    checker = validator()
+    year_ms = 365 * 86_400_000
+    checker.check_trades(rows_of(run(range(1, 4)), clock_ms=year_ms), 0)  # replayed a year later
+    accepted = checker.check_trade(agg_trade(4, START_MS + 40, "64000.10", "0.25"))
+    assert accepted == Accepted(agg_trade(4, START_MS + 40, "64000.10", "0.25"))
+
+
+# --- depth --------------------------------------------------------------------------------
+
+BIDS = [(64_000.0, 1.0), (63_999.9, 2.0), (63_999.8, 3.0)]
+ASKS = [(64_000.1, 1.0), (64_000.2, 2.0), (64_000.3, 3.0)]
+NAN, INF = float("nan"), float("inf")
+
+
+def snapshot(**changes: Any) -> DepthSnapshot:
+    fields = {
+        "symbol": "BTCUSDT",
+        "event_time_ms": START_MS,
+        "transact_time_ms": START_MS,
+        "receive_time_ns": START_MS * 1_000_000,
+        "first_update_id": 1,
+        "final_update_id": 10,
+        "prev_final_update_id": 0,
+        "bids": BIDS,
+        "asks": ASKS,
+    }
+    return DepthSnapshot(**(fields | changes))
+
+
+BAD_BOOKS = {
+    "crossed": {"bids": [(64_000.2, 1.0)]},
+    "locked": {"bids": [(64_000.1, 1.0)]},
+    "unsorted bids": {"bids": BIDS[::-1]},
+    "unsorted asks": {"asks": [ASKS[0], ASKS[2], ASKS[1]]},
+    "size zero": {"bids": [(64_000.0, 0.0)]},
+    "negative size": {"asks": [ASKS[0], (64_000.2, -1.0)]},
+    "negative price": {"bids": [BIDS[0], (-5.0, 1.0)]},
+    "price zero": {"bids": [BIDS[0], (0.0, 1.0)]},
+    "NaN price first": {"bids": [(NAN, 1.0), BIDS[1]]},
+    "NaN price within": {"asks": [ASKS[0], (NAN, 1.0), ASKS[2]]},
+    "NaN size within": {"bids": [BIDS[0], (63_999.9, NAN), BIDS[2]]},
+    "infinite price": {"asks": [ASKS[0], (INF, 1.0)]},
+    "infinite size": {"asks": [(64_000.1, INF)]},
+    "unknown symbol": {"symbol": "XRPUSDT"},
+}
+
+
+@pytest.mark.parametrize("changes", BAD_BOOKS.values(), ids=BAD_BOOKS.keys())
+def test_an_impossible_book_is_rejected_and_breaks_the_chain(changes: dict[str, Any]) -> None:
+    checker = validator()
+    assert checker.check_depth(snapshot()) == Accepted(snapshot())
+    faulty = snapshot(final_update_id=20, prev_final_update_id=10, **changes)
+    assert isinstance(checker.check_depth(faulty), Rejected)
+    after = snapshot(final_update_id=30, prev_final_update_id=20)
+    accepted = checker.check_depth(after)
+    assert isinstance(accepted, Accepted)
+    assert accepted.chain_broken
+
+
+@pytest.mark.parametrize("sides", [{"bids": []}, {"asks": []}, {"bids": [], "asks": []}])
+def test_an_empty_side_is_no_fault(sides: dict[str, Any]) -> None:
+    assert isinstance(validator().check_depth(snapshot(**sides)), Accepted)
+
+
+def test_a_chain_holds_as_long_as_pu_is_the_last_u() -> None:
+    checker = validator()
+    chain = [(10, 3), (15, 10), (21, 19), (30, 21)]
+    broken = []
+    for final, previous in chain:
+        result = checker.check_depth(snapshot(final_update_id=final, prev_final_update_id=previous))
+        assert isinstance(result, Accepted)
+        broken.append(result.chain_broken)
+    assert broken == [False, False, True, False]
+    assert checker.statistics()["chain_breaks"] == 1
+    assert checker.book_update_id("BTCUSDT") == 30
+
+
+def test_a_snapshot_out_of_order_is_rejected_and_breaks_nothing() -> None:
+    checker = validator()
+    checker.check_depth(snapshot(final_update_id=20))
+    assert isinstance(checker.check_depth(snapshot(final_update_id=20)), Rejected)
+    assert isinstance(checker.check_depth(snapshot(final_update_id=15)), Rejected)
+    successor = checker.check_depth(snapshot(final_update_id=25, prev_final_update_id=20))
+    assert successor == Accepted(snapshot(final_update_id=25, prev_final_update_id=20))
+
+
+@pytest.mark.parametrize("previous", [10, None], ids=["futures", "spot"])
+def test_another_socket_restarts_the_chain_even_from_lower_ids(previous: int | None) -> None:
+    checker = validator()
+    checker.check_depth(snapshot(final_update_id=10, prev_final_update_id=None))
+    checker.reset_depth()
+    result = checker.check_depth(snapshot(final_update_id=8, prev_final_update_id=previous))
+    assert isinstance(result, Accepted)
+    assert result.chain_broken
+    unseen = checker.check_depth(snapshot(symbol="ETHUSDT"))
+    assert unseen == Accepted(snapshot(symbol="ETHUSDT"))  # it had no chain to break
