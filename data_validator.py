@@ -7,7 +7,6 @@ A rejected trade never marks its id as seen. Rules and thresholds: docs/referenc
 
 from __future__ import annotations
 
-import enum
 import math
 import statistics as stats
 from collections import deque
@@ -19,49 +18,15 @@ import msgspec
 import numpy as np
 
 from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, Side
+from microstructure.trade_flags import Suspect, TradeFlags, ValidatorSettings
+
+DUPLICATE = "duplicate"
+"""Reason of a second copy of what is known: dropped and counted, never a fault."""
 
 _RING = 512  # remembered payload digests per symbol (a power of two)
-_PRICES = 128  # remembered prices per symbol for the jump test
-_SIZE_BINS = 64  # by powers of two of the quantity
 _POWERS = 10.0 ** np.arange(20)
 _MAX_DECIMALS = 18
 _UNCHAINED = -1  # stands for the update id of a book that nothing can follow
-_MAD_TO_SIGMA = 0.6745  # Iglewicz & Hoaglin 1993: modified z-score
-
-
-class Suspect(enum.IntFlag):
-    """Why a kept trade is doubtful."""
-
-    OFF_GRID = 1  # price not on the tick grid, or quantity not on the lot grid
-    TIME_BACKWARDS = 2  # transaction time runs back beyond the tolerance
-    PRICE_JUMP = 4  # robust outlier against the last trades (may be a real crash)
-    ODD_SIZE = 8  # far beyond the largest usual sizes
-    CLOCK = 16  # stamped in the future, the learned clock offset considered
-    OUTSIDE_BOOK = 32  # aggressor far on the wrong side of a fresh best quote
-
-
-class ValidatorSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Thresholds; every one only flags.
-
-    Attributes:
-        time_backwards_ms: tolerated step back of the transaction time.
-        jump_bps: a price closer than this to the last one is never a jump.
-        jump_z: modified z-score beyond which it is one.
-        odd_size_factor: times the 99.99 % quantile of sizes.
-        clock_tolerance_ms: how far an event may lie ahead of the learned clock.
-        outside_book_bps: how far beyond the opposite best quote an aggressor may trade.
-        book_fresh_ms: age up to which the last quote is used for that.
-        clock_samples: batches over which the clock offset's median is taken.
-    """
-
-    time_backwards_ms: int = 1_000
-    jump_bps: float = 50.0
-    jump_z: float = 10.0
-    odd_size_factor: float = 20.0
-    clock_tolerance_ms: float = 1_000.0
-    outside_book_bps: float = 20.0
-    book_fresh_ms: int = 1_000
-    clock_samples: int = 240
 
 
 class Accepted[T](msgspec.Struct, frozen=True):
@@ -141,10 +106,6 @@ class TradeSequence:
                 continue
             self._cut(gap, max(first_id, gap.first_id), min(last_id, gap.last_id))
 
-    def forget_before(self, time_ms: int) -> None:
-        """Drop holes that lie wholly before a time; the gap ledger keeps them."""
-        self.missing = [gap for gap in self.missing if gap.before_ms >= time_ms]
-
     def _cut(self, gap: MissingRange, first_id: int, last_id: int) -> None:
         index = self.missing.index(gap)
         parts = []
@@ -220,6 +181,22 @@ class CheckedTrades(msgspec.Struct, frozen=True):
     changed: set[int]  # symbols whose holes changed
 
 
+class _Checked:
+    """What came of the rows of one batch, by their place in it."""
+
+    def __init__(self, is_new: np.ndarray) -> None:
+        self.is_new = is_new  # bool[n]
+        self.is_late: np.ndarray | None = None  # bool[n]; None: none is
+        self.replaced: list[int] = []
+        self.rejected: list[int] = []
+        self.changed: set[int] = set()
+
+    def note_late(self, place: int) -> None:
+        if self.is_late is None:
+            self.is_late = np.zeros(len(self.is_new), dtype=np.bool_)
+        self.is_late[place] = True
+
+
 class DataValidator:
     """Checks trades (as columns or singly) and depth snapshots of a fixed list of symbols."""
 
@@ -232,10 +209,7 @@ class DataValidator:
         self.clock = ClockOffset(self.settings.clock_samples)
         self._digest_id = np.full((count, _RING), NO_VALUE, dtype=np.int64)
         self._digest = np.zeros((count, _RING), dtype=np.int64)
-        self._prices = [deque[float](maxlen=_PRICES) for _ in range(count)]
-        self._sizes = np.zeros((count, _SIZE_BINS), dtype=np.int64)
-        self._ticks: dict[int, tuple[float, float]] = {}
-        self._quotes: dict[int, tuple[float, float, int]] = {}
+        self._flags = TradeFlags(count, self.settings)
         self._final_update_id: dict[int, int] = {}
         self._counts = dict.fromkeys(
             (
@@ -253,7 +227,7 @@ class DataValidator:
 
     def set_grid(self, symbol: str, tick_size: float, step_size: float) -> None:
         """Tell the tick and lot grid (from exchangeInfo) so that off-grid trades are flagged."""
-        self._ticks[self.index[symbol]] = (tick_size, step_size)
+        self._flags.set_grid(self.index[symbol], tick_size, step_size)
 
     def check_trades(
         self, rows: np.ndarray, now_ns: int, *, authoritative: bool = False
@@ -265,40 +239,58 @@ class DataValidator:
             now_ns: monotonic time, stamped on holes that appear.
             authoritative: rows come from REST, whose copy of a disputed id wins.
         """
+        if not len(rows):
+            return CheckedTrades(rows, [], rows, rows, set())
         rows, groups = _by_symbol(rows)
-        kept: list[np.ndarray] = []
-        kept_groups: list[tuple[int, int, int]] = []
-        replaced, rejected = [], []
-        changed: set[int] = set()
-        position = 0
+        digests = _digests(rows)
+        checked = _Checked(np.ones(len(rows), dtype=np.bool_))
+        last_ms = []
         for symbol_index, start, stop in groups:
-            group = rows[start:stop]
-            if self._is_contiguous(symbol_index, group):
-                sequence = self.sequences[symbol_index]
-                self._flag(symbol_index, group, sequence.last_ms, live=not authoritative)
-                sequence.max_id = int(group["agg_trade_id"][-1])
-                sequence.last_ms = int(group["transact_time_ms"][-1])
-                self._remember(symbol_index, group)
-            else:
-                group, again, contradicting = self._one_by_one(
-                    symbol_index, group, now_ns, authoritative=authoritative
+            sequence = self.sequences[symbol_index]
+            last_ms.append(sequence.last_ms)
+            if not self._extend(sequence, rows, start, stop):
+                self._one_by_one(
+                    symbol_index, rows, digests, (start, stop), now_ns, checked, authoritative
                 )
-                changed.add(symbol_index)
-                replaced.extend(again)
-                rejected.extend(contradicting)
-            if len(group):
-                kept.append(group)
-                kept_groups.append((symbol_index, position, position + len(group)))
-                position += len(group)
-        self._counts["trades"] += position
-        if not authoritative and len(rows):
+        return self._collect(rows, groups, digests, checked, last_ms, authoritative)
+
+    def _collect(
+        self,
+        rows: np.ndarray,
+        groups: list[tuple[int, int, int]],
+        digests: np.ndarray,
+        checked: _Checked,
+        last_ms: list[int],
+        authoritative: bool,  # noqa: FBT001
+    ) -> CheckedTrades:
+        """Keep what is new, remember and flag it, and learn the clock."""
+        fresh, is_late = rows, checked.is_late
+        if not checked.is_new.all():
+            fresh = rows[checked.is_new]
+            digests = digests[checked.is_new]
+            is_late = None if is_late is None else is_late[checked.is_new]
+            groups, last_ms = _groups_of(checked.is_new, groups, last_ms)
+        if groups:
+            slots = fresh["agg_trade_id"] % _RING
+            self._digest_id[fresh["symbol_index"], slots] = fresh["agg_trade_id"]
+            self._digest[fresh["symbol_index"], slots] = digests
+            self._counts["suspects"] += self._flags.flag(
+                fresh,
+                groups,
+                last_ms,
+                live=not authoritative,
+                clock_offset_ms=self.clock.median_ms,
+                is_late=is_late,
+            )
+            self._counts["trades"] += len(fresh)
+        if not authoritative:
             self._learn_clock(rows)
         return CheckedTrades(
-            kept[0] if len(kept) == 1 else _joined(kept, rows),
-            kept_groups,
-            _joined(replaced, rows),
-            _joined(rejected, rows),
-            changed,
+            fresh,
+            groups,
+            rows[checked.replaced] if checked.replaced else rows[:0],
+            rows[checked.rejected] if checked.rejected else rows[:0],
+            checked.changed,
         )
 
     def check_trade(self, trade: AggTrade, now_ns: int = 0) -> Accepted[AggTrade] | Rejected:
@@ -320,7 +312,7 @@ class DataValidator:
             return Accepted(trade, Suspect(int(checked.rows["suspect"][0])))
         if len(checked.rejected_rows):
             return Rejected("id already seen with another payload", trade.symbol)
-        return Rejected("duplicate", trade.symbol)
+        return Rejected(DUPLICATE, trade.symbol)
 
     def check_depth(self, snapshot: DepthSnapshot) -> Accepted[DepthSnapshot] | Rejected:
         """Check one snapshot: sorted, positive, uncrossed; tells whether the ``pu`` chain broke.
@@ -331,7 +323,10 @@ class DataValidator:
             return Rejected("wrong symbol", snapshot.symbol)
         index = self.index[snapshot.symbol]
         previous = self._final_update_id.get(index)
-        if previous is not None and snapshot.final_update_id <= previous:
+        if snapshot.final_update_id == previous:
+            self._counts["duplicates"] += 1
+            return Rejected(DUPLICATE, snapshot.symbol)
+        if previous is not None and snapshot.final_update_id < previous:
             self._counts["depth_rejected"] += 1
             return Rejected("depth out of order", snapshot.symbol)
         reason = _book_fault(snapshot)
@@ -344,11 +339,8 @@ class DataValidator:
         self._counts["depth"] += 1
         self._counts["chain_breaks"] += broken
         if snapshot.bids and snapshot.asks:
-            self._quotes[index] = (
-                snapshot.bids[0][0],
-                snapshot.asks[0][0],
-                snapshot.transact_time_ms,
-            )
+            bid, ask = snapshot.bids[0][0], snapshot.asks[0][0]
+            self._flags.quote(index, bid, ask, snapshot.transact_time_ms)
         return Accepted(snapshot, chain_broken=broken)
 
     def book_update_id(self, symbol: str) -> int | None:
@@ -380,53 +372,60 @@ class DataValidator:
         open_ids = sum(gap.count for seq in self.sequences for gap in seq.missing if not gap.lost)
         return {**self._counts, "missing_ids": open_ids, "clock_offset_ms": self.clock.median_ms}
 
-    def _is_contiguous(self, symbol_index: int, group: np.ndarray) -> bool:
-        last = self.sequences[symbol_index].max_id
-        ids = group["agg_trade_id"]
-        return bool(
-            last is not None
-            and ids[0] == last + 1
-            and ids[-1] == last + len(ids)
-            and (len(ids) < 3 or (np.diff(ids) == 1).all())
-        )
+    def _extend(self, sequence: TradeSequence, rows: np.ndarray, start: int, stop: int) -> bool:
+        """Take a group whose ids follow each other and the sequence (or begin it); else False."""
+        ids = rows["agg_trade_id"]
+        first_id, last_id = int(ids[start]), int(ids[stop - 1])
+        if sequence.max_id not in (None, first_id - 1) or last_id - first_id != stop - start - 1:
+            return False
+        if stop - start > 2 and (np.diff(ids[start:stop]) != 1).any():
+            return False
+        times = rows["transact_time_ms"]
+        if sequence.max_id is None:
+            sequence.first_id, sequence.first_ms = first_id, int(times[start])
+        sequence.max_id, sequence.last_ms = last_id, int(times[stop - 1])
+        return True
 
     def _one_by_one(
-        self, symbol_index: int, group: np.ndarray, now_ns: int, *, authoritative: bool
-    ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+        self,
+        symbol_index: int,
+        rows: np.ndarray,
+        digests: np.ndarray,
+        span: tuple[int, int],
+        now_ns: int,
+        checked: _Checked,
+        authoritative: bool,  # noqa: FBT001
+    ) -> None:
+        """Take a group whose ids do not simply follow on, row by row."""
         sequence = self.sequences[symbol_index]
-        digests = _digests(group)
-        before_ms, before_id = sequence.last_ms, sequence.max_id
-        kept: list[int] = []
-        replaced: list[np.ndarray] = []
-        rejected: list[np.ndarray] = []
-        for i, (trade_id, time_ms) in enumerate(
-            zip(group["agg_trade_id"].tolist(), group["transact_time_ms"].tolist(), strict=True)
-        ):
-            row = group[i : i + 1]
+        checked.changed.add(symbol_index)
+        start, stop = span
+        ids = rows["agg_trade_id"][start:stop].tolist()
+        times = rows["transact_time_ms"][start:stop].tolist()
+        for place, trade_id, time_ms in zip(range(start, stop), ids, times, strict=True):
+            known_id = sequence.max_id
             if trade_id in sequence.disputed and authoritative:
                 sequence.disputed.discard(trade_id)
-                replaced.append(row)
+                self._remember(symbol_index, trade_id, digests[place])
+                checked.replaced.append(place)
             elif sequence.first_id is not None and trade_id < sequence.first_id:
                 self._counts["before_start"] += 1
-                continue
             elif sequence.extend(trade_id, time_ms, now_ns):
-                kept.append(i)
-            elif self._contradicts(symbol_index, trade_id, digests[i]):
-                if not authoritative:
-                    sequence.disputed.add(trade_id)
-                self._counts["conflicts"] += 1
-                (replaced if authoritative else rejected).append(row)
-            else:
-                self._counts["duplicates"] += 1
+                self._remember(symbol_index, trade_id, digests[place])
+                if known_id is not None and trade_id < known_id:
+                    checked.note_late(place)
                 continue
-            if not rejected or rejected[-1] is not row:
-                self._remember(symbol_index, row)
-        new = group[kept]
-        if len(new):
-            newest = np.maximum.accumulate(new["agg_trade_id"])
-            is_late = new["agg_trade_id"] < np.maximum(newest, before_id or 0)
-            self._flag(symbol_index, new, before_ms, live=not authoritative, is_late=is_late)
-        return new, replaced, rejected
+            elif not self._contradicts(symbol_index, trade_id, digests[place]):
+                self._counts["duplicates"] += 1
+            elif authoritative:
+                self._counts["conflicts"] += 1
+                self._remember(symbol_index, trade_id, digests[place])
+                checked.replaced.append(place)
+            else:
+                self._counts["conflicts"] += 1
+                sequence.disputed.add(trade_id)
+                checked.rejected.append(place)
+            checked.is_new[place] = False
 
     def _contradicts(self, symbol_index: int, trade_id: int, digest: np.int64) -> bool:
         slot = trade_id % _RING
@@ -435,99 +434,10 @@ class DataValidator:
             and self._digest[symbol_index, slot] != digest
         )
 
-    def _remember(self, symbol_index: int, group: np.ndarray) -> None:
-        group = group[-_RING:]
-        slots = group["agg_trade_id"] % _RING
-        self._digest_id[symbol_index, slots] = group["agg_trade_id"]
-        self._digest[symbol_index, slots] = _digests(group)
-
-    def _flag(
-        self,
-        symbol_index: int,
-        group: np.ndarray,
-        last_ms: int,
-        *,
-        live: bool,
-        is_late: np.ndarray | None = None,
-    ) -> None:
-        """Fill the ``suspect`` column; cheap tests first, robust ones only where those hit.
-
-        Time may not run back from one id to the next higher one; a late id (bool[n]) is just late.
-        """
-        times = group["transact_time_ms"]
-        suspect = group["suspect"]
-        price = group["price"] / _POWERS[group["price_decimals"]]
-        quantity = group["quantity"] / _POWERS[group["quantity_decimals"]]
-        settings = self.settings
-        if times[0] < last_ms or (len(times) > 1 and (np.diff(times) < 0).any()):
-            in_order = times if is_late is None else np.where(is_late, last_ms, times)
-            back_ms = np.maximum(np.maximum.accumulate(in_order), last_ms) - in_order
-            runs_back = back_ms > settings.time_backwards_ms
-            if is_late is not None:
-                runs_back &= ~is_late
-            suspect[runs_back] |= np.uint8(Suspect.TIME_BACKWARDS)
-        self._flag_jumps(symbol_index, price, suspect)
-        self._flag_sizes(symbol_index, quantity, suspect)
-        if symbol_index in self._ticks:
-            tick, step = self._ticks[symbol_index]
-            off = _off_grid(price, tick) | _off_grid(quantity, step)
-            suspect[off] |= np.uint8(Suspect.OFF_GRID)
-        if live:
-            self._flag_clock_and_book(symbol_index, group, price, suspect)
-        if suspect.any():
-            self._counts["suspects"] += int(np.count_nonzero(suspect))
-
-    def _flag_jumps(self, symbol_index: int, price: np.ndarray, suspect: np.ndarray) -> None:
-        past = self._prices[symbol_index]
-        limit = self.settings.jump_bps / 1e4
-        reference = past[-1] if past else price[0]
-        if abs(price.max() / reference - 1) > limit or abs(price.min() / reference - 1) > limit:
-            known = [*past, *price.tolist()]
-            for i in range(len(price)):
-                history = known[max(0, len(past) + i - _PRICES) : len(past) + i]
-                if self._is_jump(symbol_index, history, float(price[i])):
-                    suspect[i] |= np.uint8(Suspect.PRICE_JUMP)
-        past.extend(price[-_PRICES:].tolist())
-
-    def _is_jump(self, symbol_index: int, history: list[float], price: float) -> bool:
-        if len(history) < 50 or abs(price / history[-1] - 1) * 1e4 <= self.settings.jump_bps:
-            return False
-        median = stats.median(history)
-        spread = stats.median(abs(value - median) for value in history)
-        tick, _ = self._ticks.get(symbol_index, (0.0, 0.0))
-        spread = max(spread, tick, 1e-4 * median)
-        return abs(_MAD_TO_SIGMA * (price - median) / spread) > self.settings.jump_z
-
-    def _flag_sizes(self, symbol_index: int, quantity: np.ndarray, suspect: np.ndarray) -> None:
-        counts = self._sizes[symbol_index]
-        total = int(counts.sum())
-        exponents = np.frexp(quantity)[1] + _SIZE_BINS // 2
-        bins = np.clip(exponents, 0, _SIZE_BINS - 1)
-        if total >= 10_000:
-            top = int(np.searchsorted(np.cumsum(counts), 0.9999 * total))
-            bound = 2.0 ** (top - _SIZE_BINS // 2) * self.settings.odd_size_factor
-            suspect[quantity > bound] |= np.uint8(Suspect.ODD_SIZE)
-        counts += np.bincount(bins, minlength=_SIZE_BINS)
-
-    def _flag_clock_and_book(
-        self, symbol_index: int, group: np.ndarray, price: np.ndarray, suspect: np.ndarray
-    ) -> None:
-        offset = self.clock.median_ms
-        if offset is not None:
-            ahead = group["event_time_ms"] - group["receive_time_ns"] / 1e6 + offset
-            is_stamped = (group["event_time_ms"] > 0) & (group["receive_time_ns"] > 0)
-            suspect[is_stamped & (ahead > self.settings.clock_tolerance_ms)] |= np.uint8(
-                Suspect.CLOCK
-            )
-        quote = self._quotes.get(symbol_index)
-        if quote is None or abs(int(group["transact_time_ms"][-1]) - quote[2]) > (
-            self.settings.book_fresh_ms
-        ):
-            return
-        margin = self.settings.outside_book_bps / 1e4
-        sells = group["is_buyer_maker"]
-        wrong = np.where(sells, price > quote[1] * (1 + margin), price < quote[0] * (1 - margin))
-        suspect[wrong] |= np.uint8(Suspect.OUTSIDE_BOOK)
+    def _remember(self, symbol_index: int, trade_id: int, digest: np.int64) -> None:
+        slot = trade_id % _RING
+        self._digest_id[symbol_index, slot] = trade_id
+        self._digest[symbol_index, slot] = digest
 
     def _learn_clock(self, rows: np.ndarray) -> None:
         if rows["event_time_ms"][-1] > 0 and rows["receive_time_ns"][-1] > 0:
@@ -548,8 +458,17 @@ def _by_symbol(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]
     return rows, [(int(symbols[a]), a, b) for a, b in pairwise(edges)]
 
 
-def _joined(parts: list[np.ndarray], like: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts) if parts else like[:0]
+def _groups_of(
+    is_new: np.ndarray, groups: list[tuple[int, int, int]], last_ms: list[int]
+) -> tuple[list[tuple[int, int, int]], list[int]]:
+    """The groups among the rows that stay, and their last known times."""
+    before = np.concatenate([[0], np.cumsum(is_new)]).tolist()
+    kept = [
+        ((symbol_index, before[start], before[stop]), time_ms)
+        for (symbol_index, start, stop), time_ms in zip(groups, last_ms, strict=True)
+        if before[start] < before[stop]
+    ]
+    return [group for group, _ in kept], [time_ms for _, time_ms in kept]
 
 
 def _digests(rows: np.ndarray) -> np.ndarray:
@@ -566,12 +485,6 @@ def _digests(rows: np.ndarray) -> np.ndarray:
     digest ^= rows["first_trade_id"]
     digest += rows["is_buyer_maker"]
     return digest
-
-
-def _off_grid(values: np.ndarray, step: float) -> np.ndarray:
-    steps = values / step
-    off: np.ndarray = np.abs(steps - np.rint(steps)) > np.maximum(1e-9, 1e-12 * steps)
-    return off
 
 
 def _book_fault(snapshot: DepthSnapshot) -> str | None:

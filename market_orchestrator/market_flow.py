@@ -15,7 +15,7 @@ import numpy as np
 from binance_api.decode import Rejection, decode_depth, decode_trades
 from binance_api.endpoints import Route
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
-from data_validator import DataValidator, Rejected, ValidatorSettings
+from data_validator import DUPLICATE, DataValidator, Rejected, ValidatorSettings
 from domain.context import MarketContext
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
@@ -86,6 +86,7 @@ class MarketFlow:
         self.live: deque[WindowBatch] = deque()
         self.revised: deque[WindowBatch] = deque()
         self.stale: set[tuple[int, int]] = set()
+        self.on_work: Callable[[], None] = lambda: None  # called when something waits to be taken
         self._rejections: list[Rejection] = []
         self._monotonic_ns = monotonic_ns
         self._depth_gaps: list[GapEvent] = []
@@ -126,6 +127,8 @@ class MarketFlow:
         """Sort what the builder emitted into live and revised windows."""
         for batch in closed.batches:
             (self.live if batch.origin is Origin.LIVE else self.revised).append(batch)
+        if closed.batches:
+            self.on_work()
         self.stale.update(closed.stale)
 
     # --- out ------------------------------------------------------------------------------
@@ -157,10 +160,6 @@ class MarketFlow:
                 last_window_start_ms=state.window_start_ms,
             )
 
-    def has_work(self) -> bool:
-        """Whether something waits to be taken."""
-        return bool(self.live or self.revised or self._rejections or self._depth_gaps)
-
     def take_depth_gaps(self) -> list[GapEvent]:
         """Breaks of the depth chain since the last call: what was missed is gone."""
         taken, self._depth_gaps = self._depth_gaps, []
@@ -190,6 +189,8 @@ class MarketFlow:
         for snapshot in decoded.snapshots:
             checked = self.validator.check_depth(snapshot)
             if isinstance(checked, Rejected):
+                if checked.reason == DUPLICATE:
+                    continue
                 payload = msgspec.json.encode(snapshot)
                 self.reject(
                     [Rejection(checked.reason, payload, snapshot.receive_time_ns, snapshot.symbol)]
@@ -206,10 +207,13 @@ class MarketFlow:
         self._counts["rejected"] += len(rejections)
         room = _MAX_REJECTIONS - len(self._rejections)
         self._rejections.extend(rejections[:room])
+        if rejections:
+            self.on_work()
 
     def _note_depth_gap(self, snapshot: DepthSnapshot) -> None:
         if len(self._depth_gaps) >= _MAX_REJECTIONS:
             return
+        self.on_work()
         self._depth_gaps.append(
             GapEvent(
                 kind="depth",

@@ -166,6 +166,7 @@ class LiveParts:
             random=random.Random(),
         )
         self._work = asyncio.Event()  # something was closed or rejected
+        self.flow.on_work = self._work.set
 
     async def run(self) -> int:
         """Prepare, run every task, and stop in order."""
@@ -201,12 +202,9 @@ class LiveParts:
         self.watch.on_connection(event)
 
     def _on_frames(self, batch: FrameBatch) -> set[str]:
-        streams = self.flow.on_frames(
+        return self.flow.on_frames(
             batch.route, batch.socket_id, batch.payloads, batch.receive_time_ns
         )
-        if self.flow.has_work():
-            self._work.set()
-        return streams
 
     def _on_route(self, up: bool) -> None:  # noqa: FBT001 - a callback's one argument
         self.repairer.route_changed(up=up)

@@ -52,7 +52,10 @@ class Head(enum.Enum):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Completeness of one window as known now; ``waiting`` while a hole in it may still be filled."""
+    """Completeness of one window as known now; ``waiting`` while a hole in it may still be filled.
+
+    ``trade_count`` counts retained trades: 0 for old windows.
+    """
 
     complete: bool
     missing_trades: int | None
@@ -401,7 +404,8 @@ class WindowBuilder:
             waiting = waiting or lane.head is Head.OPEN
         if lane.unknown_from_ms is not None and lane.unknown_from_ms < end_ms:
             complete, missing, waiting = False, None, True
-        count = len(lane.slice(start_ms, end_ms))
+        is_retained = start_ms >= self._oldest_retained(index)
+        count = len(lane.slice(start_ms, end_ms)) if is_retained else 0
         return Verdict(complete, missing, count, waiting)
 
     def _out_of_patience(self, index: int, now_ns: int) -> bool:
@@ -475,7 +479,8 @@ class WindowBuilder:
                     revised.setdefault(start_ms, []).append((index, after))
             if settled:
                 self._dirty.discard(index)
-                self._lanes[index].held_since_ns = None
+                if not self._verdict(index, self.next_start_ms(index)).waiting:
+                    self._lanes[index].held_since_ns = None
         batches = [self._batch(s, revised[s], Origin.REVISED) for s in sorted(revised)]
         return batches, stale
 

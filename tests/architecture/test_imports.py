@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event_bus": {"domain"},
     "simulator": {"domain", "binance_api"},
     "market_orchestrator.connection": {"domain", "binance_api"},
-    "data_validator": {"domain", "binance_api"},
+    "data_validator": {"domain", "microstructure"},
     "flow_analyzer": {"domain", "microstructure"},
     "data_pipeline": {"domain", "microstructure"},
     "rules_analyst": {"domain"},

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from config import Settings
-from domain.events import GapState
+from domain.events import ConnectionEvent, GapState, Topic
 from domain.features import FeatureRow
+from event_bus import DropOldest
 from feature_store import FeatureStore
 from lake.gap_ledger import Gap, read_gaps
 from market_orchestrator.market_orchestrator import EnhancedMarketBot, LiveParts, replay
@@ -62,6 +63,18 @@ class LiveRun:
         self.folder = folder
         self.task = task
         self.symbols = list(bot.settings.symbols)
+        self._connections = bot.bus.subscribe(
+            [Topic.CONNECTION], policy=DropOldest(100_000), name="test"
+        )
+        self._connection_events: list[ConnectionEvent] = []
+
+    @property
+    def connection_events(self) -> list[ConnectionEvent]:
+        """Every state change of a socket so far."""
+        for envelope in self._connections.drain_nowait():
+            assert isinstance(envelope.payload, ConnectionEvent)
+            self._connection_events.append(envelope.payload)
+        return self._connection_events
 
     @property
     def parts(self) -> LiveParts:
@@ -80,15 +93,16 @@ class LiveRun:
                 await asyncio.sleep(POLL_S)
 
     async def until_equal(self, wanted: Rows, timeout_s: float = 45.0) -> None:
-        """Wait until the store agrees with ``wanted`` and no hole is open; give up silently."""
+        """Wait until the store agrees with ``wanted`` and no hole is open; else say what is amiss."""
 
-        def is_settled(run: LiveRun) -> bool:
-            if run.parts.storage._ledger.open_gaps(kind="trades"):
-                return False
-            return not differences(wanted, run.rows())
+        def amiss(run: LiveRun) -> list[object]:
+            open_gaps = run.parts.storage._ledger.open_gaps(kind="trades")
+            return [*open_gaps, *differences(wanted, run.rows())]
 
-        with contextlib.suppress(TimeoutError):
-            await self.until(is_settled, timeout_s)
+        try:
+            await self.until(lambda run: not amiss(run), timeout_s)
+        except TimeoutError:
+            assert amiss(self) == []
 
 
 def settings_for(exchange: SimulatedExchange, folder: Path, **given: object) -> Settings:

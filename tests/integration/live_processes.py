@@ -170,5 +170,6 @@ def crash_through(
             bot.kill()
             assert "Traceback" not in bot.stderr
         bot = start_bot(folder, data_dir, variables=variables)
-        bot.until(lambda: not differences(truth, rows_of(data_dir)))
+        if not bot.until(lambda: not differences(truth, rows_of(data_dir))):
+            assert differences(truth, rows_of(data_dir)) == [], bot.stderr
         assert bot.stop() == 0

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from simulator.frames import combine
 from simulator.synthetic import SyntheticMarket
+from simulator.synthetic_trades import STEP_MS
 
 MIDNIGHT_MS = 1_740_787_200_000  # 2025-03-01 00:00 UTC
 CLOCK_BEHIND_NS = 1_500_000_000  # the recorder's clock against the exchange's, as in real captures
@@ -34,6 +36,40 @@ def record_synthetic(
                 yield b"%d %b\n" % (frame.due_ns - CLOCK_BEHIND_NS, frame.combined)
 
     return _write(path, lines())
+
+
+def record_trades(path: Path, market: SyntheticMarket, *, start_ms: int, end_ms: int) -> Path:
+    """The synthetic market's aggTrades alone, with ``start_ms ≤ T < end_ms`` (whole 100 ms)."""
+    frames = [
+        frame
+        for symbol in market.symbols
+        for frame in market._trade_frames(symbol, start_ms // STEP_MS, end_ms // STEP_MS)
+    ]
+    frames.sort(key=lambda frame: frame.due_ns)
+    lines = (b"%d %b\n" % (frame.due_ns - CLOCK_BEHIND_NS, frame.combined) for frame in frames)
+    return _write(path, lines)
+
+
+def record_quiet(path: Path, *, symbol: str, start_ms: int, trade_ms: Sequence[int]) -> Path:
+    """One trade at each of these times after ``start_ms``, and the book every 100 ms throughout."""
+    name = symbol.lower()
+    frames = []
+    for number, at_ms in enumerate(trade_ms):
+        time_ms = start_ms + at_ms
+        trade = (
+            f'{{"e":"aggTrade","E":{time_ms + 5},"s":"{symbol}","a":{700 + number},"p":"1.2340",'
+            f'"q":"10","f":{900 + number},"l":{900 + number},"T":{time_ms},"m":false}}'
+        )
+        frames.append((time_ms + 10, combine(f"{name}@aggTrade", trade.encode())))
+    for step in range(max(trade_ms) // 100 + 50):
+        time_ms = start_ms + step * 100
+        book = (
+            f'{{"e":"depthUpdate","E":{time_ms},"T":{time_ms - 3},"s":"{symbol}","U":{step * 10 + 1},'
+            f'"u":{step * 10 + 10},"pu":{step * 10},"b":[["1.2339","50"]],"a":[["1.2341","50"]]}}'
+        )
+        frames.append((time_ms + 7, combine(f"{name}@depth20@100ms", book.encode())))
+    frames.sort()
+    return _write(path, (b"%d000000 %b\n" % frame for frame in frames))
 
 
 def cut(recording: Path, path: Path, *, from_s: float, length_s: float) -> Path:

@@ -256,14 +256,6 @@ def test_losing_ids_over_several_holes_leaves_what_is_outside() -> None:
     assert lost == [(3, 4), (6, 7)]
 
 
-def test_holes_that_lie_wholly_in_the_past_can_be_forgotten() -> None:
-    sequence = TradeSequence()
-    for trade_id, time_ms in ((0, 100), (5, 200), (10, 300)):
-        sequence.extend(trade_id, time_ms, 0)
-    sequence.forget_before(201)
-    assert [(g.first_id, g.last_id) for g in sequence.missing] == [(6, 9)]
-
-
 def test_ids_before_the_first_known_trade_are_not_taken_as_new() -> None:
     checker = validator()
     checker.check_trades(rows_of(run(range(10, 12))), 0)
