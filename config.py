@@ -28,10 +28,10 @@ from pydantic_settings import (
 )
 
 from data_pipeline.pipeline import PipelineSettings
-from data_validator import ValidatorSettings
 from domain.errors import ConfigError
 from domain.market import Market
 from flow_analyzer import FlowSettings
+from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
 DAY_S = 86_400

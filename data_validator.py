@@ -106,6 +106,10 @@ class TradeSequence:
                 continue
             self._cut(gap, max(first_id, gap.first_id), min(last_id, gap.last_id))
 
+    def forget_before(self, time_ms: int) -> None:
+        """Drop holes that lie wholly before a time; the gap ledger keeps them."""
+        self.missing = [gap for gap in self.missing if gap.before_ms >= time_ms]
+
     def _cut(self, gap: MissingRange, first_id: int, last_id: int) -> None:
         index = self.missing.index(gap)
         parts = []
@@ -121,16 +125,26 @@ class TradeSequence:
             if gap.first_id <= trade_id <= gap.last_id:
                 parts = []
                 if gap.first_id < trade_id:
-                    parts.append(
-                        msgspec.structs.replace(gap, last_id=trade_id - 1, before_ms=time_ms)
-                    )
+                    parts.append(msgspec.structs.replace(gap, last_id=trade_id - 1))
                 if trade_id < gap.last_id:
-                    parts.append(
-                        msgspec.structs.replace(gap, first_id=trade_id + 1, after_ms=time_ms)
-                    )
+                    parts.append(msgspec.structs.replace(gap, first_id=trade_id + 1))
                 self.missing[index : index + 1] = parts
+                self._narrow(trade_id, time_ms)
                 return True
         return False
+
+    def _narrow(self, trade_id: int, time_ms: int) -> None:
+        """A trade found between holes bounds the times of all that reach up to it."""
+        last_id = trade_id - 1
+        for gap in reversed(self.missing):
+            if gap.last_id == last_id:
+                gap.before_ms = min(gap.before_ms, time_ms)
+                last_id = gap.first_id - 1
+        first_id = trade_id + 1
+        for gap in self.missing:
+            if gap.first_id == first_id:
+                gap.after_ms = max(gap.after_ms, time_ms)
+                first_id = gap.last_id + 1
 
 
 class ClockOffset:

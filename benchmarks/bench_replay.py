@@ -16,14 +16,13 @@ import gzip
 import io
 import json
 import logging
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import ROOT, arguments, machine, publish, spread, versions
+from benchmarks.report import arguments, cores, machine, publish, run_json, spread, versions
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 START_MS = 1_786_171_800_000
@@ -74,17 +73,9 @@ def measure(path: Path, rounds: int) -> list[dict[str, float]]:
     runs = []
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            done = subprocess.run(
-                [sys.executable, "-m", "benchmarks.bench_replay", str(path), "--once", folder],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=_RUN_TIMEOUT_S,
-                check=False,
-            )
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2_000:])
-        runs.append(json.loads(done.stdout.splitlines()[-1]))
+            command = [sys.executable, "-m", "benchmarks.bench_replay", str(path)]
+            command += ["--once", folder]
+            runs.append(run_json(command, cores()[0], timeout_s=_RUN_TIMEOUT_S))
         print(f"round {number + 1}: {runs[-1]}", file=sys.stderr)
     return runs
 

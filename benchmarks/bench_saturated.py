@@ -12,17 +12,15 @@ divides by the receiver's own processor time, kernel included.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from benchmarks.loopback import running_sender, write_trades
-from benchmarks.report import ROOT, arguments, cores, machine, publish, spread, versions
+from benchmarks.report import ROOT, arguments, cores, machine, publish, run_json, spread, versions
 
 PEERS_PYTHON = ROOT / ".venv-bench" / ("Scripts" if os.name == "nt" else "bin") / "python"
 PEERS = ("cryptofeed", "python_binance")
@@ -49,15 +47,7 @@ def sides() -> dict[str, list[str]]:
 def receive(command: list[str], port: int, count: int, core: int | None) -> dict[str, Any]:
     """One run of one side in a process of its own."""
     command = [*command, "--url", f"ws://127.0.0.1:{port}", "--count", str(count)]
-    if core is not None:
-        command += ["--core", str(core)]
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=_RUN_TIMEOUT_S, check=False
-    )
-    if done.returncode or not done.stdout:
-        raise RuntimeError(f"{' '.join(command)}: exit {done.returncode}\n{done.stderr[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+    return run_json(command, core, timeout_s=_RUN_TIMEOUT_S)
 
 
 def measure(count: int, rounds: int, trades_per_s: float) -> dict[str, list[dict[str, Any]]]:

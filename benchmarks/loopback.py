@@ -1,6 +1,6 @@
 """A sender of pre-framed WebSocket bytes in a process of its own.
 
-``python -m benchmarks.loopback FILE --core N`` prints its port and sends FILE to every client that
+``python -m benchmarks.loopback FILE`` prints its port and sends FILE to every client that
 connects, one after the other, as fast as the client reads; nothing is computed while it sends.
 ``write_trades`` makes FILE: aggTrade frames of a busy BTC market, ids consecutive, none twice.
 """
@@ -13,12 +13,11 @@ import contextlib
 import hashlib
 import json
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.report import ROOT, pin
+from benchmarks.report import process
 from simulator.frames import decimal_text, text_frame
 from simulator.synthetic import SyntheticMarket
 
@@ -108,25 +107,15 @@ def serve(path: Path) -> None:
 def running_sender(path: Path, core: int | None) -> Iterator[int]:
     """A sender process for the duration of a ``with``; gives its port."""
     command = [sys.executable, "-m", "benchmarks.loopback", str(path)]
-    if core is not None:
-        command += ["--core", str(core)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
-    try:
-        assert process.stdout is not None
-        yield json.loads(process.stdout.readline())["port"]
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+    with process(command, core) as sender:
+        assert sender.stdout is not None
+        yield json.loads(sender.stdout.readline())["port"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--core", type=int)
     given = parser.parse_args()
-    pin(given.core)
     serve(given.file)
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 import structlog
 
 from benchmarks.loopback import SYMBOL
-from benchmarks.report import pin, versions
+from benchmarks.report import versions
 from binance_api.endpoints import StreamKind, stream_name
 from domain.events import ConnectionEvent
 from market_orchestrator.connection.clock import SystemClock
@@ -126,10 +126,8 @@ def main() -> None:
     parser.add_argument("--url", required=True)
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--transport", choices=TRANSPORTS, required=True)
-    parser.add_argument("--core", type=int)
     parser.add_argument("--profile", help="write a cProfile of the run here")
     given = parser.parse_args()
-    pin(given.core)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     if given.profile:
         import cProfile  # noqa: PLC0415

@@ -6,13 +6,15 @@ Consumes rates of single runs, produces one JSON object with medians, versions a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,42 @@ def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
     }
 
 
-def pin(core: int | None) -> None:
-    """Keep this process on one core, where the system can."""
-    if core is not None and sys.platform == "linux":
-        os.sched_setaffinity(0, {core})
+@contextlib.contextmanager
+def process(command: Sequence[str], core: int | None) -> Iterator[subprocess.Popen[str]]:
+    """A child process on one core with all its threads, ended at the end of a ``with``."""
+    with _pinned(core):
+        child = subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def run_json(command: Sequence[str], core: int | None, *, timeout_s: float) -> dict[str, Any]:
+    """Run a child to its end; the last line it prints is its result."""
+    with process(command, core) as child:
+        out, err = child.communicate(timeout=timeout_s)
+    if child.returncode or not out:
+        raise RuntimeError(f"{' '.join(command)}: exit {child.returncode}\n{err[-2_000:]}")
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
+
+
+@contextlib.contextmanager
+def _pinned(core: int | None) -> Iterator[None]:
+    """Children started inside inherit the core, threads of their libraries included."""
+    if core is None or sys.platform != "linux":
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cores() -> tuple[int | None, int | None]:

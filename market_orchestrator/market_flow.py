@@ -15,7 +15,7 @@ import numpy as np
 from binance_api.decode import Rejection, decode_depth, decode_trades
 from binance_api.endpoints import Route
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
-from data_validator import DUPLICATE, DataValidator, Rejected, ValidatorSettings
+from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.context import MarketContext
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
@@ -25,6 +25,7 @@ from flow_analyzer import FlowSettings, TradeFlowAnalyzer
 from market_orchestrator.revisions import CvdState
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
 from microstructure.book_window import BookAccumulator
+from microstructure.trade_flags import ValidatorSettings
 
 _MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
 

@@ -290,12 +290,17 @@ async def replay(settings: Settings, path: Path) -> int:
         flow = MarketFlow(flow_settings(settings, symbols), monotonic_ns=clock, repairable=False)
         bus = EventBus()
         outputs = Outputs(
-            bus, FeatureStore(paths.root), signal_store(paths.signals), RulesAnalyst(settings.rules), clock
+            bus,
+            FeatureStore(paths.root),
+            signal_store(paths.signals),
+            RulesAnalyst(settings.rules),
+            clock,
         )
         quarantine = Quarantine(paths.quarantine)
         outputs.features.recover()
         outputs.skip_stored(symbols)
-        run = Replay(path, flow, outputs, quarantine, clock)
+        ledger = GapLedger(paths.gaps)
+        run = Replay(path, flow, outputs, quarantine, ledger, clock)
         started = time.perf_counter()
         shown_at = started
         for _ in run.run():
@@ -306,6 +311,7 @@ async def replay(settings: Settings, path: Path) -> int:
         outputs.features.flush()
         outputs.signals.flush()
         quarantine.flush()
+        ledger.flush()
         elapsed_s = time.perf_counter() - started
     log.info(
         "replay.done",

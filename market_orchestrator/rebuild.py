@@ -13,10 +13,11 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from data_validator import DataValidator, MissingRange, TradeSequence, ValidatorSettings
+from data_validator import DataValidator, MissingRange, TradeSequence
 from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
 from market_orchestrator.windows import WindowBuilder, WindowSettings
+from microstructure.trade_flags import ValidatorSettings
 
 PAGE = 1_000  # rows of one aggTrades request, the exchange's maximum
 _MAX_HEAD_PAGES = 60  # a window of more than 60,000 trades before the first one is not completed

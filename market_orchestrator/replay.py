@@ -8,11 +8,12 @@ window, and what the recording lacks cannot be asked for.
 from __future__ import annotations
 
 import gzip
+import io
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import msgspec
 import structlog
@@ -20,17 +21,24 @@ import structlog
 from binance_api.decode import Rejection
 from binance_api.endpoints import Route
 from domain.errors import SourceError
+from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from domain.flow import WindowBatch
+from lake.gap_ledger import GapLedger
 from lake.quarantine import Quarantine
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs
 
 log = structlog.get_logger()
 
-_SLICE_NS = 100_000_000  # frames received within this time are taken together, depth first
-_MAX_SLICE = 2_048
+_SLICE_NS = 1_000_000_000  # frames received within this time are taken together, depth first
+_MAX_SLICE = 4_096
+_READ_BYTES = 1 << 20
+_LONG_NS = 3_600_000_000_000
+_MAX_NAMES = 10_000  # of streams remembered; garbage may invent many
+_HEAD = b'{"stream":"'
 _STAMP = re.compile(rb"[0-8]?\d{1,18}")  # nanoseconds that fit an int64
+_TRADE_STREAM = re.compile(rb'"stream":\s*"([^@"]{1,40})@aggTrade"')
 _STREAM = re.compile(rb'"stream":\s*"([^@"]+)@(\w+)')
 _ROUTES = {b"aggTrade": Route.TRADES, b"depth20": Route.DEPTH}
 _SOCKET = {Route.TRADES: 0, Route.DEPTH: 1}
@@ -43,6 +51,7 @@ class ReplayReport(msgspec.Struct):
     garbage_lines: int = 0
     windows: int = 0
     rejected: int = 0
+    missing_trades: int = 0
     first_ns: int = 0
     last_ns: int = 0
 
@@ -50,6 +59,29 @@ class ReplayReport(msgspec.Struct):
     def market_s(self) -> float:
         """Length of the recording, seconds."""
         return max(0, self.last_ns - self.first_ns) / 1e9
+
+
+class _Slice:
+    """Frames received within a moment, by route; depth is taken first."""
+
+    def __init__(self, start_ns: int) -> None:
+        self.start_ns = start_ns
+        self.end_ns = start_ns
+        self.count = 0
+        self.routes: dict[Route, tuple[list[bytes], list[int]]] = {
+            Route.DEPTH: ([], []),
+            Route.TRADES: ([], []),
+        }
+
+    def is_full(self, stamp: int) -> bool:
+        return stamp - self.start_ns > _SLICE_NS or self.count >= _MAX_SLICE
+
+    def add(self, route: Route, stamp: int, payload: bytes) -> None:
+        payloads, stamps = self.routes[route]
+        payloads.append(payload)
+        stamps.append(stamp)
+        self.end_ns = max(self.end_ns, stamp)
+        self.count += 1
 
 
 class Replay:
@@ -61,48 +93,36 @@ class Replay:
         flow: MarketFlow,
         outputs: Outputs,
         quarantine: Quarantine,
+        ledger: GapLedger,
         clock: MarketClock,
     ) -> None:
         self._path = path
         self._flow = flow
         self._outputs = outputs
         self._quarantine = quarantine
+        self._ledger = ledger
         self._clock = clock
+        self._routes: dict[bytes, Route | None] = {}
         self.report = ReplayReport()
 
-    def run(self, progress: Callable[[int], None] | None = None) -> Iterator[None]:
+    def run(self) -> Iterator[None]:
         """Process the recording; yields between slices so that the caller can do other things.
 
         Raises:
             SourceError: the file cannot be read as a recording at all.
         """
-        for payloads, stamps in self._slices():
-            self._clock.now_ns = max(self._clock.now_ns, stamps[-1])
-            for route in (Route.DEPTH, Route.TRADES):
-                self._feed(route, payloads, stamps)
+        for piece in self._slices():
+            self._clock.now_ns = max(self._clock.now_ns, piece.end_ns)
+            for route, (payloads, stamps) in piece.routes.items():
+                if payloads:
+                    self._flow.on_frames(route, _SOCKET[route], payloads, stamps)
             self._flow.close()
             self._emit()
-            if progress is not None:
-                progress(len(payloads))
             yield
-        self._clock.now_ns += 3_600_000_000_000  # whatever still waited has waited long enough
+        self._clock.now_ns += _LONG_NS  # whatever still waited has waited long enough
         self._flow.close()
         self._emit()
-
-    def _feed(self, route: Route, payloads: list[bytes], stamps: list[int]) -> None:
-        chosen = [i for i, payload in enumerate(payloads) if self._route_of(payload) is route]
-        if chosen:
-            frames = [payloads[i] for i in chosen]
-            self._flow.on_frames(route, _SOCKET[route], frames, [stamps[i] for i in chosen])
-
-    def _route_of(self, payload: bytes) -> Route | None:
-        """The route a recorded frame came over; None for streams and symbols not asked for."""
-        match = _STREAM.search(payload, 0, 80)
-        if match is None:
-            return Route.TRADES  # where it is rejected with its reason
-        if match[1].decode("ascii", "replace").upper() not in self._flow.index:
-            return None
-        return _ROUTES.get(match[2])
+        self._enter_holes()
 
     def _emit(self) -> None:
         flow = self._flow
@@ -114,7 +134,8 @@ class Replay:
         flow.revised.clear()
         if revised:
             revise_in_place(flow, self._outputs, revised)
-        flow.take_depth_gaps()
+        for gap in flow.take_depth_gaps():
+            self._enter(gap)
         for rejection in flow.take_rejections():
             self.report.rejected += 1
             self._quarantine.add(
@@ -124,17 +145,69 @@ class Replay:
                 symbol=rejection.symbol,
             )
 
-    def _slices(self) -> Iterator[tuple[list[bytes], list[int]]]:
-        payloads: list[bytes] = []
-        stamps: list[int] = []
+    def _enter_holes(self) -> None:
+        """What the recording lacks is lost to a replay: the ledger says so."""
+        for symbol, sequence in zip(
+            self._flow.symbols, self._flow.validator.sequences, strict=True
+        ):
+            for hole in sequence.missing:
+                self.report.missing_trades += hole.count
+                self._enter(
+                    GapEvent(
+                        kind="trades",
+                        symbol=symbol,
+                        first_id=hole.first_id,
+                        last_id=hole.last_id,
+                        state=GapState.LOST,
+                        cause="missing from the recording",
+                        from_ms=hole.after_ms,
+                        until_ms=hole.before_ms,
+                        repairable_until_ms=None,
+                        at_ns=self._clock.now_ns,
+                    )
+                )
+
+    def _enter(self, gap: GapEvent) -> None:
+        self._ledger.found(
+            gap.kind,
+            gap.symbol,
+            gap.first_id,
+            gap.last_id,
+            cause=gap.cause,
+            at_ns=gap.at_ns,
+            from_ms=gap.from_ms,
+            until_ms=gap.until_ms,
+            state=gap.state,
+        )
+
+    def _slices(self) -> Iterator[_Slice]:
+        piece: _Slice | None = None
         for stamp, payload in self._frames():
-            if payloads and (stamp - stamps[0] > _SLICE_NS or len(payloads) >= _MAX_SLICE):
-                yield payloads, stamps
-                payloads, stamps = [], []
-            payloads.append(payload)
-            stamps.append(stamp)
-        if payloads:
-            yield payloads, stamps
+            route = self._route_of(payload)
+            if route is None:
+                continue
+            if piece is not None and piece.is_full(stamp):
+                yield piece
+                piece = None
+            if piece is None:
+                piece = _Slice(stamp)
+            piece.add(route, stamp, payload)
+        if piece is not None:
+            yield piece
+
+    def _route_of(self, payload: bytes) -> Route | None:
+        """The route a recorded frame came over; None for streams and symbols not asked for."""
+        name = payload[11 : payload.find(b'"', 11, 80)] if payload.startswith(_HEAD) else None
+        if name is None or name not in self._routes:
+            match = _STREAM.search(payload, 0, 80)
+            if match is None:
+                return Route.TRADES  # where it is rejected with its reason
+            is_wanted = match[1].decode("ascii", "replace").upper() in self._flow.index
+            route = _ROUTES.get(match[2]) if is_wanted else None
+            if name is None or len(self._routes) > _MAX_NAMES:
+                return route
+            self._routes[name] = route
+        return self._routes[name]
 
     def _frames(self) -> Iterator[tuple[int, bytes]]:
         report = self.report
@@ -142,13 +215,14 @@ class Replay:
             with _open(self._path) as lines:
                 for line in lines:
                     stamp, _, payload = line.strip().partition(b" ")
-                    if not (_STAMP.fullmatch(stamp) and payload):
+                    if not (payload and _STAMP.fullmatch(stamp)):
                         self._garbage(line)
                         continue
+                    received_ns = int(stamp)
                     report.frames += 1
-                    report.first_ns = report.first_ns or int(stamp)
-                    report.last_ns = int(stamp)
-                    yield int(stamp), payload
+                    report.first_ns = report.first_ns or received_ns
+                    report.last_ns = received_ns
+                    yield received_ns, payload
         except (OSError, EOFError, zlib.error) as error:
             if report.frames == 0:
                 raise SourceError(f"{self._path}: not a readable recording ({error})") from error
@@ -191,20 +265,22 @@ def revise_in_place(flow: MarketFlow, outputs: Outputs, revised: list[WindowBatc
 def symbols_in(path: Path) -> tuple[str, ...]:
     """Symbols whose trades a recording holds, sorted."""
     found: set[bytes] = set()
+    tail = b""
     try:
-        with _open(path) as lines:
-            for line in lines:
-                match = _STREAM.search(line, 0, 120)
-                if match is not None and match[2] == b"aggTrade":
-                    found.add(match[1])
+        with _open(path) as stream:
+            while piece := stream.read(_READ_BYTES):
+                found.update(_TRADE_STREAM.findall(tail + piece))
+                tail = piece[-200:]
     except (OSError, EOFError, zlib.error):
         pass  # what is wrong with it is said when it is read
     return tuple(sorted(name.decode("ascii", "replace").upper() for name in found))
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> BinaryIO:
     if path.is_dir():
         raise SourceError(f"{path}: is a folder; give a recording (.ndjson or .ndjson.gz)")
     with path.open("rb") as probe:
         magic = probe.read(2)
-    return gzip.open(path, "rb") if magic == b"\x1f\x8b" else path.open("rb")  # type: ignore[return-value]
+    if magic != b"\x1f\x8b":
+        return path.open("rb", buffering=_READ_BYTES)
+    return cast("BinaryIO", io.BufferedReader(gzip.open(path, "rb"), _READ_BYTES))

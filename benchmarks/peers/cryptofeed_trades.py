@@ -25,10 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--core", type=int)
     given = parser.parse_args()
-    if given.core is not None:
-        os.sched_setaffinity(0, {given.core})
     count, seen, began, began_cpu = given.count, 0, 0.0, 0.0
 
     class LocalFutures(BinanceFutures):
@@ -52,7 +49,9 @@ def main() -> None:
                 "frames_per_cpu_s": (count - 1) / cpu,
                 "frames": count,
                 "versions": {"python": platform.python_version()}
-                | {n: importlib.metadata.version(n) for n in ("cryptofeed", "websockets", "uvloop")},
+                | {
+                    n: importlib.metadata.version(n) for n in ("cryptofeed", "websockets", "uvloop")
+                },
             }
             print(json.dumps(result), flush=True)
             os._exit(0)  # its own orderly end takes seconds

@@ -46,10 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", required=True)
     parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--core", type=int)
     given = parser.parse_args()
-    if given.core is not None:
-        os.sched_setaffinity(0, {given.core})
     uvloop.install()
     asyncio.run(receive(given.url, given.count))
 

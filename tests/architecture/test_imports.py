@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "dashboard": {"domain", "event_bus"},
     "monitoring": {"domain", "binance_api", "market_orchestrator.connection"},
-    "config": {"domain", "data_validator", "flow_analyzer", "data_pipeline", "rules_analyst"},
+    "config": {"domain", "microstructure", "flow_analyzer", "data_pipeline", "rules_analyst"},
     "main": {
         *("domain", "config", "dashboard", "monitoring", "simulator"),
         "market_orchestrator.market_orchestrator",

@@ -247,6 +247,21 @@ def test_part_of_a_hole_can_be_lost_and_still_be_filled_later() -> None:
     assert sum(g.count for g in sequence.missing) == 8
 
 
+def test_a_trade_found_between_lost_ids_bounds_their_times() -> None:
+    sequence = TradeSequence()
+    for trade_id in (0, 6):
+        sequence.extend(trade_id, START_MS + 1_000 * trade_id, 0)
+    for lost in (1, 2, 4, 5):
+        sequence.mark_lost(lost, lost)
+    assert sequence.extend(3, START_MS + 3_000, 0)
+    assert [(g.first_id, g.after_ms, g.before_ms) for g in sequence.missing] == [
+        (1, START_MS, START_MS + 3_000),
+        (2, START_MS, START_MS + 3_000),
+        (4, START_MS + 3_000, START_MS + 6_000),
+        (5, START_MS + 3_000, START_MS + 6_000),
+    ]
+
+
 def test_losing_ids_over_several_holes_leaves_what_is_outside() -> None:
     sequence = TradeSequence()
     for trade_id in (0, 5, 10):
