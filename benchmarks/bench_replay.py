@@ -62,8 +62,8 @@ def replay_once(path: Path, folder: Path) -> dict[str, float]:
 
 def contents(path: Path) -> tuple[int, float]:
     """Frames in a recording, and the seconds from its first to its last."""
-    opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-    with opened as lines:
+    content = path.read_bytes()
+    with io.BytesIO(gzip.decompress(content) if path.suffix == ".gz" else content) as lines:
         stamps = [int(stamp) for stamp in (line.split(b" ", 1)[0] for line in lines) if stamp]
     return len(stamps), (max(stamps) - min(stamps)) / 1e9
 

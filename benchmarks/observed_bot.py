@@ -84,12 +84,11 @@ class Watch:
 
     async def tick(self) -> None:
         """Measure the loop's lag for ever."""
-        loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + _LAG_TICK_S
+            due = time.perf_counter() + _LAG_TICK_S
             await asyncio.sleep(_LAG_TICK_S)
             if self.is_on:
-                self.lags_s.append(loop.time() - due)
+                self.lags_s.append(time.perf_counter() - due)
 
     async def sample(self) -> None:
         """Measure memory for ever."""
@@ -154,6 +153,8 @@ async def observe(
     ends = range(first_end, last_ms - 1_000, window_ms)
     per_boundary = [max(watch.after_end_ms([end]), default=float("nan")) for end in ends]
     counts = [len(watch.published.get(end, ())) for end in ends]
+    if not sum(counts):
+        raise RuntimeError(f"no window was published; flow: {flow}")
     closing = watch.after_closing_frame_ms(ends)
     return {
         "seconds": elapsed,

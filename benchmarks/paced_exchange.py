@@ -17,6 +17,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator
+from typing import cast
 
 import msgspec
 import numpy as np
@@ -92,7 +93,7 @@ class PacedExchange:
         self._market = SyntheticMarket(seed, symbols, start_ms=_POOL_START_MS, rate_multiplier=20.0)
         self.symbols = symbols
         self.tapes = self._make_tapes()
-        self._clients: dict[str, list[asyncio.Transport]] = {"market": [], "public": []}
+        self._clients: dict[str, list[asyncio.WriteTransport]] = {"market": [], "public": []}
         # trades: some symbols are busier than others; depth: all alike, one after the other
         weights = 1 / (np.arange(len(symbols)) + 10.0) ** 0.7
         drawn = np.random.default_rng(seed).choice(
@@ -152,8 +153,10 @@ class PacedExchange:
     async def _socket(self, request: web.Request) -> web.WebSocketResponse:
         socket = web.WebSocketResponse(compress=False)
         await socket.prepare(request)
-        clients, client = self._clients[request.path.split("/")[1]], request.transport
-        assert isinstance(client, asyncio.Transport)
+        clients = self._clients[request.path.split("/")[1]]
+        client = cast("asyncio.WriteTransport | None", request.transport)
+        if client is None:
+            raise ConnectionError("the client left during the handshake")
         clients.append(client)
         try:
             async for message in socket:

@@ -6,7 +6,6 @@ one bad frame costs only itself. Numbers stay exact: a decimal string becomes ma
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
 import msgspec
@@ -40,7 +39,6 @@ _INTEGERS = (  # in the order of the wire schema, after the maker flag
     "event_time_ms",
 )
 _BULK = 24  # messages from which the columnar path is cheaper than row by row
-_DECIMAL = re.compile(r"(\d+)(?:\.(\d+))?", re.ASCII)
 _POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
 _COMMA, _DOT = 44, 46
 
@@ -250,10 +248,10 @@ def parse_decimals(tokens: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | Non
 
 def parse_decimal(token: str) -> tuple[int, int] | None:
     """One decimal string → (mantissa, decimals), or None; the same language as ``parse_decimals``."""
-    match = _DECIMAL.fullmatch(token)
-    if match is None:
+    whole, dot, fraction = token.partition(".")
+    digits = whole + fraction
+    if not (digits.isdecimal() and digits.isascii() and whole) or (dot and not fraction):
         return None
-    whole, fraction = match.group(1), match.group(2) or ""
     if len(whole) + len(fraction) > MAX_DIGITS:
         whole = whole.lstrip("0") or "0"
         fraction = fraction.rstrip("0")
@@ -385,7 +383,9 @@ def _record(
     event_ms, ex_rpi, index = NO_VALUE, NO_VALUE, 0
     if isinstance(message, AggTradeMessage) and symbol_index is not None:
         event_ms, index = message.event_time_ms, symbol_index[message.symbol]
-        if message.quantity_ex_rpi is not None:
+        if message.quantity_ex_rpi == message.quantity:
+            ex_rpi = quantity[0]
+        elif message.quantity_ex_rpi is not None:
             parsed = parse_decimal(message.quantity_ex_rpi)
             if parsed is None:
                 return "malformed number"

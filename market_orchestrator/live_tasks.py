@@ -17,6 +17,7 @@ from binance_api.rest import RestClient
 from domain.events import HealthEvent, Topic
 from domain.features import FeatureRow
 from event_bus import EventBus
+from feature_store import FeatureStore
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs
 from market_orchestrator.storage import Storage
@@ -26,6 +27,7 @@ log = structlog.get_logger()
 _SLICE_S = 0.004  # the loop is given back after this much analysis
 _DAY_MS = 86_400_000
 _KLINES_AT_ONCE = 1_000
+_LOOK_BACK_MS = 3_600_000  # of stored windows
 _LAG_TICK_S = 0.1
 
 
@@ -53,12 +55,16 @@ async def _emit_batch(flow: MarketFlow, outputs: Outputs) -> None:
             slice_ends = time.perf_counter() + _SLICE_S
 
 
-async def warm_context(flow: MarketFlow, rest: RestClient) -> None:
-    """Give every symbol's context yesterday's and today's minutes, beside the live run.
+async def warm_context(flow: MarketFlow, rest: RestClient, features: FeatureStore) -> None:
+    """Give every symbol's context its past, beside the live run: stored windows, then minutes.
 
-    Without them levels and regimes are unknown for hours; a failure only costs that.
+    Without the stored windows scores and rolling sums start empty, without yesterday's and today's
+    klines levels and regimes are unknown for hours; a failure only costs that.
     """
     for symbol in flow.symbols:
+        rows = await asyncio.to_thread(_recent_rows, features, symbol)
+        if rows:
+            flow.analyzer.warm(symbol, rows)
         try:
             server_ms = (await rest.time()).value
             start_ms = server_ms - server_ms % _DAY_MS - _DAY_MS
@@ -71,9 +77,15 @@ async def warm_context(flow: MarketFlow, rest: RestClient) -> None:
                 if len(page) < _KLINES_AT_ONCE:
                     break
                 start_ms = page[-1].open_time_ms + 60_000
-            flow.pipeline.warm(symbol, klines, [])
+            flow.pipeline.warm(symbol, klines, rows)
         except ExchangeError as error:
+            flow.pipeline.warm(symbol, [], rows)
             log.warning("context.not_warmed", symbol=symbol, error=str(error))
+
+
+def _recent_rows(features: FeatureStore, symbol: str) -> list[FeatureRow]:
+    last = features.last_row(symbol)
+    return [] if last is None else features.scan_recent(symbol, last.window_end_ms - _LOOK_BACK_MS)
 
 
 class Heartbeat:

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import urlsplit
 
 import msgspec
@@ -87,7 +88,7 @@ class EnhancedMarketBot:
                             market=settings.market,
                             base_url=rest_url,
                             weight_limit=settings.binance_rate_limit_weight,
-                            budget=_budget(settings, paths),
+                            budget=_budget(settings, stack),
                         )
                     )
                 )
@@ -185,7 +186,8 @@ class LiveParts:
                 group.create_task(self._analysis(), name="analysis")
                 group.create_task(self.storage.run(), name="storage")
                 group.create_task(self.recovery.run(), name="recovery")
-                group.create_task(warm_context(self.flow, self._rest), name="warm-context")
+                warming = warm_context(self.flow, self._rest, self.outputs.features)
+                group.create_task(warming, name="warm-context")
                 heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self._read)
                 group.create_task(heartbeat.run(), name="health")
                 if self._settings.duration is not None:
@@ -381,10 +383,11 @@ def _open_folder(settings: Settings, description: Description, stack: AsyncExitS
     return paths
 
 
-def _budget(settings: Settings, paths: LakePaths) -> WeightBudgetSettings:
+def _budget(settings: Settings, stack: AsyncExitStack) -> WeightBudgetSettings:
     """The machine's shared budget; the demo's own exchange has one of its own, on a passing port."""
     if settings.source == "demo":
-        return WeightBudgetSettings(folder=paths.root / "weights")
+        folder = stack.enter_context(TemporaryDirectory(prefix="orderflow-demo-"))
+        return WeightBudgetSettings(folder=Path(folder))
     return WeightBudgetSettings()
 
 

@@ -7,6 +7,7 @@ window builder as live trades. Consumes (symbol, span, id to begin at); produces
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -76,9 +77,9 @@ class Head(msgspec.Struct, frozen=True):
 async def fetch_head(
     history: TradeHistory, symbol: str, first_id: int, start_ms: int, *, urgent: bool
 ) -> Head:
-    """Trades before ``first_id`` back to ``start_ms``.
+    """Trades before ``first_id`` back to ``start_ms``, without a hole up to ``first_id``.
 
-    Proven when a trade before ``start_ms`` was seen; not when the history ends earlier.
+    Proven when a trade before ``start_ms`` was seen; not when the history ends or lacks one earlier.
     """
     pages: list[np.ndarray] = []
     below = first_id
@@ -87,19 +88,24 @@ async def fetch_head(
             return Head(_joined(pages), proven=True)
         from_id = max(0, below - PAGE)
         reply = await history.agg_trades(symbol, from_id=from_id, limit=PAGE, urgent=urgent)
-        rows = reply.value
-        rows = rows[(rows["agg_trade_id"] < below) & (rows["agg_trade_id"] >= from_id)]
+        rows = _below(reply.value, below)
         if not len(rows):
             return Head(_joined(pages), proven=False)
         pages.append(rows)
-        if len(rows) != below - int(rows["agg_trade_id"].min()):
-            return Head(_joined(pages), proven=False)
         if int(rows["transact_time_ms"].min()) < start_ms:
             return Head(_joined(pages), proven=True)
-        if int(rows["agg_trade_id"].min()) > from_id:
+        if int(rows["agg_trade_id"][0]) > from_id:
             return Head(_joined(pages), proven=False)
         below = from_id
     return Head(_joined(pages), proven=False)
+
+
+def _below(rows: np.ndarray, below: int) -> np.ndarray:
+    """The rows (by id) that end right before an id, back to the first hole."""
+    rows = rows[rows["agg_trade_id"] < below]
+    wanted = np.arange(below - len(rows), below)
+    holes = np.flatnonzero(rows["agg_trade_id"] != wanted)
+    return rows[holes[-1] + 1 :] if len(holes) else rows
 
 
 async def rebuild(
@@ -118,23 +124,20 @@ async def rebuild(
         checker.sequences, msgspec.structs.replace(windows, hold_ms=0, silence_ms=2**40)
     )
     builder.begin(span.first_start_ms)
-    first_id, head_rows, proven = span.from_id, None, span.from_known
+    head = Head(_none(), proven=True)
     if not span.from_known:
         head = await fetch_head(
             history, span.symbol, span.from_id, span.first_start_ms, urgent=False
         )
-        head_rows, proven = head.rows, head.proven
     sequence = checker.sequences[0]
-    sequence.resume(first_id - 1, span.first_start_ms - 1)
-    builder.insert_head(0, head_rows if head_rows is not None else _none(), proven=proven)
-    now_ns = 0
+    sequence.resume(span.from_id - 1, span.first_start_ms - 1)
     patience = _LAG_REPLIES
-    while True:
+    for page in itertools.count(1):
         from_id = (sequence.max_id or 0) + 1
         reply = await history.agg_trades(span.symbol, from_id=from_id, limit=PAGE)
         rows = reply.value[reply.value["agg_trade_id"] >= from_id]
         if len(rows):
-            builder.ingest(checker.check_trades(rows, now_ns, authoritative=True), live=False)
+            builder.ingest(checker.check_trades(rows, 0, authoritative=True), live=False)
             await _confirm_lost(history, span.symbol, checker, builder)
         is_last = len(reply.value) + reply.rejected_count < PAGE
         lags = is_last and (sequence.max_id or 0) + 1 < (span.until_id or 0)
@@ -142,28 +145,39 @@ async def rebuild(
             patience -= 1
             await asyncio.sleep(_LAG_WAIT_S)
             continue
-        if lags and span.until_id is not None:
-            _lose_tail(sequence, span.until_id, span.end_ms)
-        done = is_last or int(rows["transact_time_ms"].max()) >= span.end_ms
+        if builder.heads():
+            _insert_head(builder, head, rows, span)
+        if lags or not (is_last or len(rows)):  # the latter: a page that nobody can read
+            _lose_tail(sequence, span)
+            is_last = True
+        until_ms = span.end_ms + windows.lateness_ms
+        done = is_last or int(rows["transact_time_ms"].max()) >= until_ms
         if done:
-            builder.prove(span.end_ms + windows.lateness_ms)
-        now_ns += 1_000_000_000
+            builder.prove(until_ms)
         batches = [
             msgspec.structs.replace(batch, origin=Origin.RECOVERED)
-            for batch in builder.close(now_ns).batches
+            for batch in builder.close(page * 1_000_000_000).batches
             if batch.end_ms <= span.end_ms
         ]
         if batches:
             yield batches
-        if done or (batches and batches[-1].end_ms >= span.end_ms):
+        if done:
             return
 
 
-def _lose_tail(sequence: TradeSequence, until_id: int, end_ms: int) -> None:
+def _insert_head(builder: WindowBuilder, head: Head, rows: np.ndarray, span: Span) -> None:
+    """Give the builder what lies before ``from_id``; ``rows`` is the first page from there on."""
+    known = head.rows if len(head.rows) else rows
+    earliest_ms = int(known["transact_time_ms"][0]) if len(known) else span.end_ms
+    builder.insert_head(0, head.rows, proven=head.proven, until_ms=earliest_ms)
+
+
+def _lose_tail(sequence: TradeSequence, span: Span) -> None:
     """The history ends before a trade known to exist: what lies between is missing."""
     first_id = (sequence.max_id or 0) + 1
+    last_id = max(first_id, (span.until_id or 0) - 1)
     sequence.missing.append(
-        MissingRange(first_id, until_id - 1, sequence.last_ms, end_ms, 0, lost=True)
+        MissingRange(first_id, last_id, sequence.last_ms, span.end_ms, 0, lost=True)
     )
 
 

@@ -190,26 +190,38 @@ class Recovery:
             is_late = builder.route_ms > builder.first_start_ms + self._settings.wait_for_trade_ms
             if sequence.first_id is None and not is_late:
                 continue  # its first live trade says where the history must reach
+            if not await self._begin_hole(plan, builder.first_start_ms, sequence.first_id):
+                continue
             del self._waiting[symbol]
             if plan.broken_from_ms is not None:
                 self._storage.submit_chain(symbol, plan.broken_from_ms)
-            await self._begin_hole(plan, builder.first_start_ms, sequence.first_id)
 
-    async def _begin_hole(self, plan: Plan, end_ms: int, until_id: int | None) -> None:
-        duration_ms = self._flow.settings.windows.duration_ms
-        reach_ms = self._flow.builder.route_ms - AGG_TRADES_REACH_MS
+    async def _begin_hole(self, plan: Plan, end_ms: int, until_id: int | None) -> bool:
+        """Set the work between the store's end and the live run; False: try again later."""
         start_ms, from_id, known = plan.resume_ms or end_ms, plan.resume_id, plan.resume_known
+        reach_ms = self._flow.builder.route_ms - AGG_TRADES_REACH_MS
         if start_ms >= end_ms:
-            return
+            return True
         if start_ms < reach_ms:
-            self._out_of_reach(plan, start_ms, reach_ms)
-            start_ms = reach_ms - reach_ms % duration_ms + 2 * duration_ms
-            reply = await self._history.agg_trades(plan.symbol, start_ms=start_ms, limit=1)
-            if not len(reply.value):
-                return
-            from_id, known = int(reply.value["agg_trade_id"][0]), True
+            duration_ms = self._flow.settings.windows.duration_ms
+            oldest_ms = reach_ms - reach_ms % duration_ms + 2 * duration_ms
+            from_id, known = await self._first_id_at(plan.symbol, oldest_ms), True
+            if from_id is None:
+                return False
+            self._out_of_reach(plan, start_ms, oldest_ms)
+            start_ms = oldest_ms
         if from_id is not None:
             self._add(Span(plan.symbol, start_ms, end_ms, from_id, known, until_id))
+        return True
+
+    async def _first_id_at(self, symbol: str, start_ms: int) -> int | None:
+        """Id of the first trade at or after a time; None while the exchange does not answer."""
+        try:
+            reply = await self._history.agg_trades(symbol, start_ms=start_ms, limit=1)
+        except ExchangeError as error:
+            log.warning("recovery.waiting", symbol=symbol, error=str(error))
+            return None
+        return int(reply.value["agg_trade_id"][0]) if len(reply.value) else None
 
     def _out_of_reach(self, plan: Plan, from_ms: int, reach_ms: int) -> None:
         log.error("recovery.out_of_reach", symbol=plan.symbol, from_ms=from_ms, until_ms=reach_ms)

@@ -264,6 +264,7 @@ class WindowBuilder:
         """Emit every window that is proven, and every held one whose patience is over."""
         if not self._dirty and max(self.route_ms, self._newest_ms) < self._due_ms:
             return _NOTHING
+        revised, stale = self._revise(now_ns)  # first: emitting moves what is retained
         batches: list[WindowBatch] = []
         skip = np.zeros(len(self._lanes), dtype=np.bool_)
         while True:
@@ -283,7 +284,6 @@ class WindowBuilder:
                 part = ready[first : first + self.settings.batch_symbols]
                 batches.append(self._emit(end_ms, part, Origin.LIVE))
         self._due_ms = int(self._next_end.min()) + self.settings.lateness_ms
-        revised, stale = self._revise(now_ns)
         return Closed(batches + revised, stale)
 
     def close_unproven(self, now_ns: int, clock_ms: float) -> Closed:
@@ -421,6 +421,7 @@ class WindowBuilder:
         for index, verdict in ready:
             lane = self._lanes[index]
             lane.emitted[start_ms] = verdict
+            self._replaced.discard((index, start_ms))
             if not verdict.waiting:
                 lane.held_since_ns = None
             self._next_end[index] = end_ms + self.settings.duration_ms
@@ -453,7 +454,7 @@ class WindowBuilder:
         lane = self._lanes[index]
         oldest = self._oldest_retained(index)
         for start_ms in [s for s in lane.emitted if s < oldest]:
-            if lane.emitted[start_ms].complete:
+            if lane.emitted[start_ms].complete and (index, start_ms) not in self._replaced:
                 del lane.emitted[start_ms]
         lane.prune(oldest)
 
@@ -471,6 +472,7 @@ class WindowBuilder:
                 after = self._verdict(index, start_ms)
                 if after.waiting and self._is_young(index, start_ms, now_ns):
                     settled = False
+                    self._note_news(index, start_ms, after, is_old=start_ms < oldest)
                 elif not self._is_changed(index, start_ms, after, is_old=start_ms < oldest):
                     continue
                 elif start_ms < oldest:
@@ -483,6 +485,12 @@ class WindowBuilder:
                     self._lanes[index].held_since_ns = None
         batches = [self._batch(s, revised[s], Origin.REVISED) for s in sorted(revised)]
         return batches, stale
+
+    def _note_news(self, index: int, start_ms: int, now: Verdict, *, is_old: bool) -> None:
+        """Trades came for a window that waits for more: publish them however long that takes."""
+        before = self._lanes[index].emitted.get(start_ms)
+        if not is_old and before is not None and now.trade_count != before.trade_count:
+            self._replaced.add((index, start_ms))
 
     def _emitted_starts(self, index: int, oldest: int) -> list[int]:
         """Emitted windows to look at: the remembered ones, and old ones that a hole reaches back to."""

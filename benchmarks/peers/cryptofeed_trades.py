@@ -29,7 +29,7 @@ def main() -> None:
     count, seen, began, began_cpu = given.count, 0, 0.0, 0.0
 
     class LocalFutures(BinanceFutures):
-        websocket_endpoints = [WebsocketEndpoint("wss://local", options={"compression": None})]
+        websocket_endpoints = (WebsocketEndpoint("wss://local", options={"compression": None}),)
 
         def connect(self):
             connections = super().connect()
@@ -37,7 +37,7 @@ def main() -> None:
                 connection.address = connection.address.replace("wss://local", given.url)
             return connections
 
-    async def on_trade(trade, receipt_timestamp):
+    async def on_trade(_trade, _receipt_timestamp):
         nonlocal seen, began, began_cpu
         seen += 1
         if seen == 1:

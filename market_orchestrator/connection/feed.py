@@ -115,7 +115,10 @@ class Feed:
             predecessor=predecessor,
         )
         self._buffer = FrameBuffer(
-            self._on_batch, interval_s=settings.batch_interval_s, max_batch=settings.max_batch
+            self._on_batch,
+            interval_s=settings.batch_interval_s,
+            busy_interval_s=settings.busy_interval_s,
+            max_batch=settings.max_batch,
         )
         self.flush = self._buffer.flush
         self.on_frame = self._buffer.add

@@ -1,7 +1,7 @@
 """Frames of one socket, gathered for a few milliseconds and handed on together.
 
 Consumes messages from a transport's callbacks, produces ``deliver(payloads, receive_time_ns)`` on
-the loop's thread. Invariants: arrival order, at most ``interval_s`` of delay, bounded (a full
+the loop's thread. Invariants: arrival order, a few milliseconds of delay at most, bounded (a full
 buffer is handed on at once), nothing after ``close``.
 """
 
@@ -11,15 +11,32 @@ import asyncio
 import time
 from collections.abc import Callable
 
+_LASTING = 8  # full batches in a row that are a rate, not a burst
 Deliver = Callable[[list[bytes], list[int]], None]
 
 
 class FrameBuffer:
-    """Batches frames; ``deliver`` must not raise."""
+    """Batches frames; ``deliver`` must not raise.
 
-    def __init__(self, deliver: Deliver, *, interval_s: float, max_batch: int) -> None:
+    Few frames wait for ``interval_s``; while batch after batch holds ``busy_frames`` or more (a
+    lasting rate, not one burst) they are gathered for ``busy_interval_s``: a batch costs much the
+    same whatever it holds.
+    """
+
+    def __init__(
+        self,
+        deliver: Deliver,
+        *,
+        interval_s: float,
+        max_batch: int,
+        busy_interval_s: float | None = None,
+        busy_frames: int = 8,
+    ) -> None:
         self._deliver = deliver
         self._interval_s = interval_s
+        self._busy_interval_s = interval_s if busy_interval_s is None else busy_interval_s
+        self._busy_frames = busy_frames
+        self._full_in_a_row = 0
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
         self._payloads: list[bytes] = []
@@ -46,7 +63,9 @@ class FrameBuffer:
             self._schedule()
 
     def _schedule(self) -> None:
-        self._timer = self._loop.call_later(self._interval_s, self.flush)
+        is_busy = self._full_in_a_row >= _LASTING
+        wait_s = self._busy_interval_s if is_busy else self._interval_s
+        self._timer = self._loop.call_later(wait_s, self.flush)
 
     def flush(self) -> None:
         """Hand on what is there, now."""
@@ -57,6 +76,8 @@ class FrameBuffer:
             return
         payloads, stamps = self._payloads, self._stamps
         self._payloads, self._stamps = [], []
+        is_full = len(payloads) >= self._busy_frames
+        self._full_in_a_row = self._full_in_a_row + 1 if is_full else 0
         if self._closed:
             return
         limit = self._max_batch

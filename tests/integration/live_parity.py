@@ -102,7 +102,8 @@ class LiveRun:
         try:
             await self.until(lambda run: not amiss(run), timeout_s)
         except TimeoutError:
-            assert amiss(self) == []
+            left = amiss(self)
+            assert not left, "\n".join(map(str, left[:20]))
 
 
 def settings_for(exchange: SimulatedExchange, folder: Path, **given: object) -> Settings:
@@ -194,10 +195,12 @@ def differences(wanted: Rows, found: Rows) -> list[str]:
 
 def check_parity(folder: Path, truth: Rows) -> None:
     """The store equals the truth, holds every revision once, and no hole was left open."""
-    assert differences(truth, rows_of(folder)) == []
-    assert repeated_revisions(folder) == []
+    unlike = differences(truth, rows_of(folder))
+    assert not unlike, "\n".join(unlike[:20])
+    repeated = repeated_revisions(folder)
+    assert not repeated, repeated
     left = [gap for gap in trade_gaps(folder) if gap.state is not GapState.REPAIRED]
-    assert left == []
+    assert not left, left
 
 
 def repeated_revisions(folder: Path) -> list[tuple[object, ...]]:

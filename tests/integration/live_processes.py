@@ -171,5 +171,6 @@ def crash_through(
             assert "Traceback" not in bot.stderr
         bot = start_bot(folder, data_dir, variables=variables)
         if not bot.until(lambda: not differences(truth, rows_of(data_dir))):
-            assert differences(truth, rows_of(data_dir)) == [], bot.stderr
+            left = differences(truth, rows_of(data_dir))
+            assert not left, "\n".join([*left[:20], bot.stderr])
         assert bot.stop() == 0

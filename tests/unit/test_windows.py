@@ -448,6 +448,30 @@ def test_a_hole_that_reaches_back_beyond_retention_asks_for_every_window_it_touc
     }
 
 
+def test_a_repair_is_published_even_when_it_lets_its_window_slide_out_of_retention() -> None:
+    bench = started(2, retain_ms=10_000, silence_ms=60_000)
+    bench.feed([at(1, 3 * D, 1)])  # closes silent windows of symbol 0
+    assert bench.latest(0)[START_MS] == window(0)
+    bench.feed([at(2, 7 * D), at(2, 7 * D, 1)])  # one of symbol 0 was missed
+    bench.feed([at(1, 10)], is_rest=True)
+    assert len(bench.windows(0)) > 6
+    assert bench.latest(0)[START_MS] == revised(0, 1)
+
+
+def test_news_of_a_window_that_waits_for_more_outlive_its_retention() -> None:
+    bench = started(2, retain_ms=10_000, hold_ms=3_000, silence_ms=60_000)
+    bench.feed([at(1, 3 * D, 1)])
+    bench.feed([at(3, 3 * D + 10)])
+    bench.feed([at(1, 10)], is_rest=True)  # 2 may be in the same window: do not publish yet
+    assert len(bench.windows(0)) == 2
+    bench.close(after_s=3)
+    bench.feed([at(4, 9 * D), at(2, 9 * D, 1)])
+    bench.feed([at(2, D + 10)], is_rest=True)
+    bench.close(after_s=1)
+    published = {start for start, w in bench.latest(0).items() if 1 in w.ids}
+    assert START_MS in published | {start for index, start in bench.stale if index == 0}
+
+
 def test_windows_of_lost_ids_are_not_asked_for_again_at_every_later_hole() -> None:
     bench = started(retain_ms=20_000)
     bench.feed([at(1, 10), at(3, 30)])
