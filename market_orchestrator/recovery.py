@@ -27,6 +27,7 @@ from market_orchestrator.storage import Storage
 
 log = structlog.get_logger()
 
+_ASK_DEADLINE_S = 5.0
 BOOKMARK_FILE = "_started.json"  # in the feature folder; readers of Parquet skip such names
 
 
@@ -217,7 +218,9 @@ class Recovery:
     async def _first_id_at(self, symbol: str, start_ms: int) -> int | None:
         """Id of the first trade at or after a time; None while the exchange does not answer."""
         try:
-            reply = await self._history.agg_trades(symbol, start_ms=start_ms, limit=1)
+            reply = await self._history.agg_trades(
+                symbol, start_ms=start_ms, limit=1, deadline_s=_ASK_DEADLINE_S
+            )
         except ExchangeError as error:
             log.warning("recovery.waiting", symbol=symbol, error=str(error))
             return None

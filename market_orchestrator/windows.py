@@ -73,6 +73,44 @@ class Closed(msgspec.Struct, frozen=True):
 _NOTHING = Closed([], [])
 
 
+class _Group(msgspec.Struct, frozen=True, gc=False):
+    """New rows of one symbol: what of them is asked for again and again, as plain numbers."""
+
+    index: int
+    rows: np.ndarray
+    first_id: int
+    last_id: int
+    times: tuple[int, int]  # lowest and highest transaction time
+    is_ordered: bool  # ids ascend, times do not descend
+
+
+def _described(checked: CheckedTrades) -> list[_Group]:
+    """The groups of a batch; computed together, since batches of many symbols hold tiny groups."""
+    if not checked.groups:
+        return []
+    rows = checked.rows
+    ids, times = rows["agg_trade_id"], rows["transact_time_ms"]
+    starts = [start for _, start, _ in checked.groups]
+    ordered = np.ones(len(rows), dtype=np.bool_)
+    ordered[1:] = (ids[1:] > ids[:-1]) & (times[1:] >= times[:-1])
+    ordered[starts] = True
+    lowest, highest = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
+    is_ordered = np.logical_and.reduceat(ordered, starts)
+    first_ids = ids[starts].tolist()
+    last_ids = ids[[stop - 1 for _, _, stop in checked.groups]].tolist()
+    spans = zip(lowest.tolist(), highest.tolist(), strict=True)
+    facts = zip(checked.groups, first_ids, last_ids, spans, is_ordered.tolist(), strict=True)
+    return [
+        _Group(index, rows[start:stop], first_id, last_id, span, order)
+        for (index, start, stop), first_id, last_id, span, order in facts
+    ]
+
+
+def _group(index: int, rows: np.ndarray) -> _Group:
+    none = rows[:0]
+    return _described(CheckedTrades(rows, [(index, 0, len(rows))], none, none, set()))[0]
+
+
 class _Lane:
     """One symbol: its trades since the oldest retained window, and what was emitted of them."""
 
@@ -81,6 +119,8 @@ class _Lane:
         "emitted",
         "head",
         "held_since_ns",
+        "last_id",
+        "last_ms",
         "monotonic",
         "rows",
         "unknown_from_ms",
@@ -91,26 +131,25 @@ class _Lane:
         self.rows = np.empty(64, dtype=TRADE_DTYPE)
         self.count = 0
         self.monotonic = True  # ids and times both ascend in ``rows``
+        self.last_id = 0  # of the last row, which is the highest while monotonic
+        self.last_ms = 0
         self.emitted: dict[int, Verdict] = {}
         self.held_since_ns: int | None = None
         self.head = Head.OPEN
         self.unknown_from_ms: int | None = None
         self.unproven_until_ms = 0  # while the head is not proven
 
-    def append(self, rows: np.ndarray) -> None:
-        need = self.count + len(rows)
+    def append(self, group: _Group) -> None:
+        need = self.count + len(group.rows)
         if need > len(self.rows):
             grown = np.empty(max(need, 2 * len(self.rows)), dtype=TRADE_DTYPE)
             grown[: self.count] = self.rows[: self.count]
             self.rows = grown
-        self.rows[self.count : need] = rows
-        start = max(0, self.count - 1)
-        if self.monotonic:
-            ids, times = (
-                self.rows["agg_trade_id"][start:need],
-                self.rows["transact_time_ms"][start:need],
-            )
-            self.monotonic = bool((ids[1:] > ids[:-1]).all() and (times[1:] >= times[:-1]).all())
+        self.rows[self.count : need] = group.rows
+        if self.count and self.monotonic:
+            self.monotonic = group.first_id > self.last_id and group.times[0] >= self.last_ms
+        self.monotonic = self.monotonic and group.is_ordered
+        self.last_id, self.last_ms = group.last_id, group.times[1]
         self.count = need
 
     def slice(self, start_ms: int, end_ms: int) -> np.ndarray:
@@ -133,13 +172,21 @@ class _Lane:
     def prune(self, before_ms: int) -> None:
         """Forget trades before a time, once that frees half of them."""
         rows = self.rows[: self.count]
+        if not self.count or (
+            self.monotonic and before_ms <= rows["transact_time_ms"][self.count // 2]
+        ):
+            return
         keep = rows["transact_time_ms"] >= before_ms
         kept = int(np.count_nonzero(keep))
         if kept * 2 <= self.count:
             self.rows[:kept] = rows[keep]
             self.count = kept
-            ids, times = self.rows["agg_trade_id"][:kept], self.rows["transact_time_ms"][:kept]
-            self.monotonic = bool((ids[1:] > ids[:-1]).all() and (times[1:] >= times[:-1]).all())
+            if kept and not self.monotonic:
+                ids, times = self.rows["agg_trade_id"][:kept], self.rows["transact_time_ms"][:kept]
+                ascends = (ids[1:] > ids[:-1]).all() and (times[1:] >= times[:-1]).all()
+                self.monotonic = bool(ascends)
+                self.last_id, self.last_ms = int(ids[-1]), int(times[-1])
+            self.monotonic = self.monotonic or not kept
 
 
 class WindowBuilder:
@@ -182,8 +229,8 @@ class WindowBuilder:
         orphans: set[tuple[int, int]] = set()
         if self.first_start_ms is None and len(checked.rows):
             self.begin(int(checked.rows["transact_time_ms"].min()))
-        for index, start, stop in checked.groups:
-            orphans |= self._take(index, checked.rows[start:stop], live=live)
+        for group in _described(checked):
+            orphans |= self._take(group, live=live)
         for i in range(len(checked.replacements)):
             orphans |= self._replace(checked.replacements[i : i + 1])
         for index in checked.changed:
@@ -220,7 +267,7 @@ class WindowBuilder:
         if self.first_start_ms is not None:
             rows = rows[rows["transact_time_ms"] >= self.first_start_ms]
         if len(rows):
-            lane.append(rows)
+            lane.append(_group(index, rows))
         lane.head = Head.PROVEN if proven else Head.LOST
         lane.unproven_until_ms = until_ms or 0
         self._touch(index)
@@ -332,20 +379,20 @@ class WindowBuilder:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _take(self, index: int, rows: np.ndarray, *, live: bool) -> set[tuple[int, int]]:
+    def _take(self, group: _Group, *, live: bool) -> set[tuple[int, int]]:
+        index = group.index
         lane = self._lanes[index]
-        lane.append(rows)
-        last_ms = int(rows["transact_time_ms"].max())
-        self._own_ms[index] = max(int(self._own_ms[index]), last_ms)
-        self._newest_ms = max(self._newest_ms, last_ms)
+        lane.append(group)
+        oldest_ms, newest_ms = group.times
+        self._own_ms[index] = max(self._own_ms[index], newest_ms)
+        self._newest_ms = max(self._newest_ms, newest_ms)
         if live and not self._covered[index]:
             self.verify(index)
-        if lane.head is Head.OPEN and int(rows["transact_time_ms"][0]) < (self.first_start_ms or 0):
+        if lane.head is Head.OPEN and oldest_ms < (self.first_start_ms or 0):
             lane.head = Head.PROVEN  # the sequence reaches back before the first window
-        first_ms = int(rows["transact_time_ms"].min())
-        if first_ms < self.next_start_ms(index):
+        if oldest_ms < self.next_start_ms(index):
             self._touch(index)
-            return self._orphans(index, rows)
+            return self._orphans(index, group.rows)
         return set()
 
     def _replace(self, row: np.ndarray) -> set[tuple[int, int]]:
