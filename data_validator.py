@@ -180,6 +180,11 @@ class ClockOffset:
         offsets = [offset for _, offset in self._samples]
         return abs(stats.median(offsets[:half]) - stats.median(offsets[half:]))
 
+    @property
+    def latest_ms(self) -> float | None:
+        """Receipt minus event time of the newest message, None before the first."""
+        return self._samples[-1][1] if self._samples else None
+
     def exchange_ms(self, local_ns: int) -> float | None:
         """The exchange's time at a local wall-clock instant, as far as learned."""
         return None if self._median_ms is None else local_ns / 1e6 - self._median_ms

@@ -337,7 +337,8 @@ class GapRepairer:
         self._next_forget_ns = now_ns + 60_000_000_000
         for index, sequence in enumerate(self._flow.validator.sequences):
             if sequence.missing and index not in self._episodes:
-                sequence.forget_before(self._flow.builder.route_ms - AGG_TRADES_REACH_MS)
+                oldest_ms = self._flow.builder.route_ms - AGG_TRADES_REACH_MS
+                self._flow.builder.forget_before(index, oldest_ms)
 
     def _settle(self, index: int, episode: _Episode) -> None:
         inside = [

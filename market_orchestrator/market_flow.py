@@ -187,7 +187,8 @@ class MarketFlow:
         decoded = decode_depth(payloads, stamps, self.index, self.settings.market)
         self.reject(decoded.rejections)
         self._counts["depth_frames"] += len(decoded.snapshots)
-        for snapshot in decoded.snapshots:
+        for sent in decoded.snapshots:
+            snapshot = self._timed(sent)
             checked = self.validator.check_depth(snapshot)
             if isinstance(checked, Rejected):
                 if checked.reason == DUPLICATE:
@@ -202,6 +203,14 @@ class MarketFlow:
                     self._note_depth_gap(snapshot)
                 self._depth_ms[snapshot.symbol] = snapshot.transact_time_ms
         return decoded.streams
+
+    def _timed(self, snapshot: DepthSnapshot) -> DepthSnapshot:
+        """Spot depth says no time: give it the exchange's, as learned from the trades."""
+        offset_ms = self.validator.clock.latest_ms
+        if self.settings.market is not Market.SPOT or offset_ms is None:
+            return snapshot
+        time_ms = int(snapshot.receive_time_ns / 1e6 - offset_ms)
+        return msgspec.structs.replace(snapshot, event_time_ms=time_ms, transact_time_ms=time_ms)
 
     def reject(self, rejections: list[Rejection]) -> None:
         """Keep rejected input for the quarantine; beyond a bound only the count."""

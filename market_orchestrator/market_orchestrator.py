@@ -173,6 +173,11 @@ class LiveParts:
         """Prepare, run every task, and stop in order."""
         await asyncio.to_thread(self.outputs.features.recover)
         await asyncio.to_thread(self.outputs.signals.partitioned.recover)
+        await asyncio.to_thread(
+            self.outputs.check_duration,
+            self._settings.symbols,
+            self.flow.settings.windows.duration_ms,
+        )
         self.recovery.adopt(await asyncio.to_thread(self.recovery.examine))
         await self._check_symbols()
         gc.collect()
@@ -282,11 +287,9 @@ class LiveParts:
 
 async def replay(settings: Settings, path: Path) -> int:
     """Put a recording through the same code as live data; writes what is not stored yet."""
-    symbols = settings.symbols
-    if "symbols" not in settings.model_fields_set:
-        symbols = await asyncio.to_thread(symbols_in, path) or symbols
-    with FolderLock(LakePaths.of(settings.data_root, settings.market).root, "bot"):
-        paths = LakePaths.of(settings.data_root, settings.market)
+    symbols = await asyncio.to_thread(_symbols_to_replay, settings, path)
+    paths = LakePaths.of(settings.data_root, settings.market)
+    with FolderLock(paths.root, "bot"):
         claim_source(paths.root, {"market": settings.market.value, "recording": path.name})
         clock = MarketClock()
         flow = MarketFlow(flow_settings(settings, symbols), monotonic_ns=clock, repairable=False)
@@ -300,6 +303,7 @@ async def replay(settings: Settings, path: Path) -> int:
         )
         quarantine = Quarantine(paths.quarantine)
         outputs.features.recover()
+        outputs.check_duration(symbols, flow.settings.windows.duration_ms)
         outputs.skip_stored(symbols)
         ledger = GapLedger(paths.gaps)
         run = Replay(path, flow, outputs, quarantine, ledger, clock)
@@ -315,6 +319,8 @@ async def replay(settings: Settings, path: Path) -> int:
         quarantine.flush()
         ledger.flush()
         elapsed_s = time.perf_counter() - started
+    if run.report.rejected > run.report.frames // 2:
+        log.error("replay.mostly_rejected", advice="is it a recording of this --market?")
     log.info(
         "replay.done",
         **msgspec.to_builtins(run.report),
@@ -325,6 +331,22 @@ async def replay(settings: Settings, path: Path) -> int:
         data_dir=str(paths.root),
     )
     return 0
+
+
+def _symbols_to_replay(settings: Settings, path: Path) -> tuple[str, ...]:
+    """The asked-for symbols, or all that the recording holds trades of."""
+    held = symbols_in(path)
+    if not held:
+        raise SourceError(f"{path}: holds no trades; is it a recording?")
+    if "symbols" not in settings.model_fields_set:
+        return held
+    for symbol in settings.symbols:
+        if symbol not in held:
+            raise ConfigError(
+                f"SYMBOLS (--symbols): {symbol} is not in the recording, "
+                f"which holds {', '.join(held)}"
+            )
+    return settings.symbols
 
 
 def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSettings:

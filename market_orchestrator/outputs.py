@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from domain.errors import DataFolderError
 from domain.events import FeaturesEvent, Signal, Topic, WindowEvent
 from domain.features import FeatureRow
 from domain.flow import Origin
@@ -54,6 +55,21 @@ class Outputs:
         # Held while one batch is analysed and emitted: CVD moves on for the whole batch at once.
         self.emitting = asyncio.Lock()
         self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
+
+    def check_duration(self, symbols: Sequence[str], duration_ms: int) -> None:
+        """Refuse a store whose windows have another length.
+
+        Raises:
+            DataFolderError: naming the folder and both lengths.
+        """
+        for row in self.features.last_rows(symbols).values():
+            stored_ms = row.window_end_ms - row.window_start_ms
+            if stored_ms != duration_ms:
+                raise DataFolderError(
+                    f"WINDOW_DURATION (--window-duration): {self.features.folder} holds windows of "
+                    f"{stored_ms / 1_000:g} s, this run's are {duration_ms / 1_000:g} s; "
+                    "choose another --data-dir"
+                )
 
     def adopt(self, flow: MarketFlow, last: FeatureRow) -> None:
         """Continue one symbol after its last stored window."""

@@ -37,7 +37,7 @@ _READ_BYTES = 1 << 20
 _LONG_NS = 3_600_000_000_000
 _MAX_NAMES = 10_000  # of streams remembered; garbage may invent many
 _HEAD = b'{"stream":"'
-_STAMP = re.compile(rb"[0-8]?\d{1,18}")  # nanoseconds that fit an int64
+_STAMP = re.compile(rb"[1-8]\d{18}")  # nanoseconds since the epoch, 2001 and later
 _TRADE_STREAM = re.compile(rb'"stream":\s*"([^@"]{1,40})@aggTrade"')
 _STREAM = re.compile(rb'"stream":\s*"([^@"]+)@(\w+)')
 _ROUTES = {b"aggTrade": Route.TRADES, b"depth20": Route.DEPTH}
@@ -263,7 +263,11 @@ def revise_in_place(flow: MarketFlow, outputs: Outputs, revised: list[WindowBatc
 
 
 def symbols_in(path: Path) -> tuple[str, ...]:
-    """Symbols whose trades a recording holds, sorted."""
+    """Symbols whose trades a recording holds, sorted.
+
+    Raises:
+        SourceError: the file cannot be read at all.
+    """
     found: set[bytes] = set()
     tail = b""
     try:
@@ -271,8 +275,9 @@ def symbols_in(path: Path) -> tuple[str, ...]:
             while piece := stream.read(_READ_BYTES):
                 found.update(_TRADE_STREAM.findall(tail + piece))
                 tail = piece[-200:]
-    except (OSError, EOFError, zlib.error):
-        pass  # what is wrong with it is said when it is read
+    except (OSError, EOFError, zlib.error) as error:
+        if not found:
+            raise SourceError(f"{path}: not a readable recording ({error})") from error
     return tuple(sorted(name.decode("ascii", "replace").upper() for name in found))
 
 

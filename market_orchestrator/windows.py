@@ -301,6 +301,13 @@ class WindowBuilder:
         """Symbols whose first window still lacks proof of its beginning."""
         return [i for i, lane in enumerate(self._lanes) if lane.head is Head.OPEN]
 
+    def forget_before(self, index: int, time_ms: int) -> None:
+        """Drop a symbol's holes that end before a time, and the incomplete windows before it."""
+        self.sequences[index].forget_before(time_ms)
+        emitted = self._lanes[index].emitted
+        for start_ms in [s for s in emitted if s < min(time_ms, self._oldest_retained(index))]:
+            del emitted[start_ms]
+
     def touch(self, index: int) -> None:
         """Holes of a symbol changed outside ``ingest`` (found lost)."""
         self._touch(index)

@@ -140,10 +140,10 @@ def test_an_id_that_was_only_late_is_found_by_asking_again() -> None:
 def test_a_full_page_with_an_unreadable_entry_is_not_the_end_of_the_history() -> None:
     prints = market(6_000)
     history = FakeHistory(prints)
-    history.unreadable = {1_500, 1_999}  # within a page, and its last entry
+    history.unreadable = {1_530, 1_999}  # within a page, and its last entry
     windows = run(history)
-    assert incomplete(windows) == {5: 1, 9: 1}
-    assert ids(windows) == expected([p for p in prints if p.agg_trade_id not in {1_500, 1_999}])
+    assert incomplete(windows) == {5: 1, 9: 1, 10: 0}
+    assert ids(windows) == expected([p for p in prints if p.agg_trade_id not in {1_530, 1_999}])
 
 
 def test_a_page_nobody_can_read_ends_the_span_without_a_claim_to_completeness() -> None:

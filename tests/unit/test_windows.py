@@ -487,6 +487,20 @@ def test_windows_of_lost_ids_are_not_asked_for_again_at_every_later_hole() -> No
     assert not bench.stale
 
 
+def test_holes_beyond_any_repair_are_forgotten_with_their_windows() -> None:
+    bench = started(retain_ms=10_000)
+    bench.feed([at(1, 10), at(3, 30)])
+    bench.sequences[0].mark_lost(2, 2)
+    long_run(bench, 4, range(1, 10))
+    bench.feed([at(15, 10 * D), at(16, 12 * D)])
+    bench.builder.forget_before(0, START_MS + 5 * D)
+    assert [gap.first_id for gap in bench.sequences[0].missing] == [13]
+    bench.builder.touch(0)
+    bench.close(after_s=10)
+    assert not bench.stale
+    assert not bench.latest()[START_MS].complete
+
+
 def test_statistics_count_emitted_windows_and_retained_rows() -> None:
     bench = started()
     bench.feed([at(1, 10), at(2, D), at(3, 3 * D)])
