@@ -507,19 +507,19 @@ def _digests(rows: np.ndarray) -> np.ndarray:
 
 
 def _book_fault(snapshot: DepthSnapshot) -> str | None:
-    bid_prices, bid_sizes = zip(*snapshot.bids, strict=True) if snapshot.bids else ((), ())
-    ask_prices, ask_sizes = zip(*snapshot.asks, strict=True) if snapshot.asks else ((), ())
-    if not math.isfinite(sum(bid_sizes) + sum(ask_sizes) + sum(bid_prices) + sum(ask_prices)):
+    bids, asks = snapshot.bids, snapshot.asks
+    if not bids and not asks:
+        return None
+    prices, sizes = zip(*bids, *asks, strict=True)
+    if not math.isfinite(sum(sizes) + sum(prices)):
         return "depth with a number that is not finite"  # also keeps the comparisons below honest
-    if min(bid_sizes, default=1.0) <= 0 or min(ask_sizes, default=1.0) <= 0:
+    if min(sizes) <= 0:
         return "depth with a size that is not positive"
-    if list(bid_prices) != sorted(bid_prices, reverse=True) or list(ask_prices) != sorted(
-        ask_prices
-    ):
+    if bids != sorted(bids, reverse=True) or asks != sorted(asks):
         return "unsorted book"
-    if min(bid_prices, default=1.0) <= 0 or min(ask_prices, default=1.0) <= 0:
+    if min(prices) <= 0:
         return "depth with an impossible price"
-    if bid_prices and ask_prices and bid_prices[0] >= ask_prices[0]:
+    if bids and asks and bids[0][0] >= asks[0][0]:
         return "crossed book"
     return None
 

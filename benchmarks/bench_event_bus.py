@@ -6,17 +6,13 @@ Both sides run in the same call, in turn; medians and their ratio are printed wi
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
+from benchmarks.report import arguments, machine, publish, versions
 from domain.events import HealthEvent, Topic
 from event_bus import DropOldest, EventBus
 
@@ -107,10 +103,7 @@ def measure(run: Callable[[int], Awaitable[int]], events: int) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--smoke", action="store_true", help="a short run that only shows it works")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     events, rounds = (2_000, 1) if given.smoke else (200_000, 7)
     sides = {
         "event_bus": through_bus,
@@ -124,8 +117,6 @@ def main() -> None:
     medians = {name: statistics.median(values) for name, values in rates.items()}
     result = {
         "benchmark": "event_bus",
-        "python": platform.python_version(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "events": events,
         "rounds": rounds,
         "subscribers": SUBSCRIBERS,
@@ -134,10 +125,10 @@ def main() -> None:
         "ratio_to_asyncio_queue": {
             name: round(value / medians["asyncio.Queue"], 2) for name, value in medians.items()
         },
+        "versions": versions(("uvloop", "msgspec")),
+        "machine": machine(),
     }
-    print(json.dumps(result, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, given)
 
 
 if __name__ == "__main__":

@@ -7,20 +7,15 @@ All sides run in the same call, in turn; medians and ratios are printed with ver
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from decimal import Decimal, localcontext
-from pathlib import Path
 
-import msgspec
 import numpy as np
 
+from benchmarks.report import arguments, machine, publish, versions
 from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
 from flow_analyzer import TradeFlowAnalyzer, measure
@@ -116,10 +111,7 @@ def _timed[A, R](function: Callable[[A], R], argument: A, seconds: list[float]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--smoke", action="store_true", help="a short run that only shows it works")
-    given = parser.parse_args()
+    given = arguments(__doc__).parse_args()
     rounds = 2 if given.smoke else 30
     sizes: dict[str, dict[str, float]] = {}
     for name, (symbols, trades) in (SMOKE if given.smoke else SIZES).items():
@@ -132,16 +124,12 @@ def main() -> None:
         }
     result = {
         "benchmark": "flow_analyzer",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "msgspec": msgspec.__version__,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "rounds": rounds,
         "sizes": sizes,
+        "versions": versions(("numpy", "msgspec")),
+        "machine": machine(),
     }
-    print(json.dumps(result, indent=2))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    publish(result, given)
 
 
 if __name__ == "__main__":

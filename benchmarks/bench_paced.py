@@ -3,7 +3,7 @@
 A second process sends them at wall time over the two routes; the bot runs as ``main.py run`` builds
 it, in its own process on its own core, with REST, recovery, rules analyst and feature store. Shown:
 share of one core, memory and its growth, how long after a window's end and lateness (250 ms) the
-features of all symbols were out, and the lag of the event loop (a 5 ms timer that fires late).
+features of all symbols were out, and the lag of the event loop (a 10 ms timer that fires late; it costs 1 % of a core itself).
 
 ``python -m benchmarks.bench_paced [--smoke] [--json FILE] [--minutes M] [--symbols N]``
 """

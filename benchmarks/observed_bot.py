@@ -32,7 +32,7 @@ from domain.flow import Origin
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
-_LAG_TICK_S = 0.005
+_LAG_TICK_S = 0.010
 _MIB = 2**20
 _TRADE_TIME = re.compile(rb'"T":(\d+)')
 

@@ -308,6 +308,8 @@ class GapRepairer:
             for episode in self._episodes.get(index, [])
             if episode.last_id < gap.first_id or episode.first_id > gap.last_id
         ]
+        if not self._episodes[index]:
+            del self._episodes[index]
         self._announce(
             index, gap.first_id, gap.last_id, gap, GapState.EXPIRED, "out of REST's reach"
         )

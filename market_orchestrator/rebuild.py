@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Protocol
 
 import msgspec
@@ -113,8 +113,11 @@ async def rebuild(
     span: Span,
     windows: WindowSettings,
     validator: ValidatorSettings,
+    on_lost: Callable[[MissingRange], None] = lambda _: None,
 ) -> AsyncIterator[list[WindowBatch]]:
     """Rebuild a span; yields its windows in order, a page of trades at a time.
+
+    ``on_lost`` is told of ids the history does not have, before the windows they touch are yielded.
 
     Raises:
         ExchangeError: a request failed for good; what was yielded stands, the rest can be resumed.
@@ -132,6 +135,7 @@ async def rebuild(
     sequence = checker.sequences[0]
     sequence.resume(span.from_id - 1, span.first_start_ms - 1)
     patience = _LAG_REPLIES
+    told = 0
     for page in itertools.count(1):
         from_id = (sequence.max_id or 0) + 1
         reply = await history.agg_trades(span.symbol, from_id=from_id, limit=PAGE)
@@ -150,6 +154,9 @@ async def rebuild(
         if lags or not (is_last or len(rows)):  # the latter: a page that nobody can read
             _lose_tail(sequence, span)
             is_last = True
+        for gap in sequence.missing[told:]:
+            on_lost(gap)
+        told = len(sequence.missing)
         until_ms = span.end_ms + windows.lateness_ms
         done = is_last or int(rows["transact_time_ms"].max()) >= until_ms
         if done:

@@ -8,6 +8,7 @@ waits for any of it. Reach: 48 h of trade history; what is older stays in the le
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -16,10 +17,12 @@ import structlog
 
 from binance_api.endpoints import AGG_TRADES_REACH_MS
 from binance_api.errors import ExchangeError
+from data_validator import MissingRange
 from domain.errors import StorageError
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from lake.atomic import write_atomic
+from lake.gap_ledger import Gap
 from market_orchestrator.market_flow import MarketFlow, WindowAnalysis
 from market_orchestrator.outputs import Outputs
 from market_orchestrator.rebuild import Span, TradeHistory, rebuild
@@ -127,6 +130,8 @@ class Recovery:
                 for start_ms, end_ms in _joined(wanted)
                 if (span := self._span(symbol, start_ms, end_ms)) is not None
             ]
+            beginning = self._beginning(symbol, marks.get(symbol), since_ms)
+            spans = spans if beginning is None else [beginning, *spans]
             known = ids.get(symbol)
             plans.append(
                 Plan(
@@ -311,8 +316,11 @@ class Recovery:
         analysis = WindowAnalysis(span.symbol, settings)
         await self._warm(analysis, span)
         part: dict[int, FeatureRow] = {}
+        lost: list[MissingRange] = []
         next_id = span.from_id
-        async for batches in rebuild(self._history, span, settings.windows, settings.validator):
+        async for batches in rebuild(
+            self._history, span, settings.windows, settings.validator, lost.append
+        ):
             for batch in batches:
                 for closed in analysis.analyse(batch):
                     part[closed.row.window_start_ms] = closed.row
@@ -321,12 +329,65 @@ class Recovery:
             is_last = end_ms >= span.end_ms
             if len(part) >= self._settings.chunk_windows or is_last:
                 await self._storage.write_recovered(span.symbol, part, last=is_last)
+                self._settle_holes(span.symbol, part, next_id - 1, lost)
                 self._windows_done += len(part)
                 part = {}
+                lost.clear()
                 yield msgspec.structs.replace(
                     span, first_start_ms=end_ms, from_id=next_id, from_known=True
                 )
             self._report(span.symbol, end_ms)
+
+    def _settle_holes(
+        self, symbol: str, part: Mapping[int, FeatureRow], last_id: int, lost: list[MissingRange]
+    ) -> None:
+        """Tell what the history lacks; earlier runs' holes within what was rebuilt are repaired."""
+        known = [gap for gap in self._storage.trade_gaps(symbol) if gap.first_id is not None]
+        for hole in lost:
+            if not any(
+                gap.state is GapState.LOST and _covers(gap, hole.first_id, hole.last_id)
+                for gap in known
+            ):
+                ids, times_ms = (hole.first_id, hole.last_id), (hole.after_ms, hole.before_ms)
+                self._tell(symbol, ids, times_ms, GapState.LOST, "missing from the history")
+        first_id = min(
+            (row.first_agg_id for row in part.values() if row.first_agg_id is not None),
+            default=last_id + 1,
+        )
+        for gap in self._storage.trade_gaps(symbol):
+            if gap.state is not GapState.OPEN or gap.first_id is None or gap.last_id is None:
+                continue
+            ids = max(first_id, gap.first_id), min(last_id, gap.last_id)
+            if ids[0] <= ids[1]:
+                times = (gap.from_ms, gap.until_ms)
+                self._tell(symbol, ids, times, GapState.REPAIRED, gap.cause)
+
+    def _tell(
+        self,
+        symbol: str,
+        ids: tuple[int, int],
+        times_ms: tuple[int | None, int | None],
+        state: GapState,
+        cause: str,
+    ) -> None:
+        level = logging.ERROR if state is GapState.LOST else logging.WARNING
+        name = f"gap.{state.value}"
+        log.log(level, name, symbol=symbol, first_id=ids[0], last_id=ids[1])
+        until_ms = times_ms[1]
+        self._publish(
+            GapEvent(
+                kind="trades",
+                symbol=symbol,
+                first_id=ids[0],
+                last_id=ids[1],
+                state=state,
+                cause=cause,
+                from_ms=times_ms[0],
+                until_ms=until_ms,
+                repairable_until_ms=None if until_ms is None else until_ms + AGG_TRADES_REACH_MS,
+                at_ns=self._wall_ns(),
+            )
+        )
 
     async def _warm(self, analysis: WindowAnalysis, span: Span) -> None:
         look_back_ms = 3_600_000
@@ -339,6 +400,20 @@ class Recovery:
         if rows:
             analysis.pipeline.warm(span.symbol, [], rows)
             analysis.analyzer.warm(span.symbol, rows)
+
+    def _beginning(self, symbol: str, mark: Bookmark | None, since_ms: int) -> Span | None:
+        """What is missing between the store's beginning and its first window. Blocks on the disk."""
+        if mark is None or mark.window_start_ms < since_ms:
+            return None
+        stored = self._outputs.features.read(
+            symbol, mark.window_start_ms, None, ["window_start_ms", "first_agg_id"]
+        )
+        starts, ids = (column.to_pylist() for column in stored.columns)
+        if starts[0] == mark.window_start_ms:
+            return None
+        until_id = next((int(value) for value in ids if value is not None), None)
+        first_ms = int(starts[0] or 0)
+        return Span(symbol, mark.window_start_ms, first_ms, mark.first_agg_id, False, until_id)
 
     def _span(self, symbol: str, start_ms: int, end_ms: int) -> Span | None:
         """A span to rebuild, beginning after the last trade known before it. Blocks on the disk."""
@@ -376,6 +451,10 @@ def write_bookmarks(folder: Path, fresh: Mapping[str, Bookmark]) -> None:
     """Add symbols to the file."""
     content = msgspec.json.encode({**read_bookmarks(folder), **fresh})
     write_atomic(folder / BOOKMARK_FILE, content, overwrite=True)
+
+
+def _covers(gap: Gap, first_id: int, last_id: int) -> bool:
+    return (gap.first_id or 0) <= first_id and last_id <= (gap.last_id or 0)
 
 
 def _plan_of_bookmark(symbol: str, mark: Bookmark | None) -> Plan:

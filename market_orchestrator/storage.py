@@ -15,7 +15,7 @@ import structlog
 from domain.errors import StorageError
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
-from lake.gap_ledger import GapLedger
+from lake.gap_ledger import Gap, GapLedger
 from lake.quarantine import Quarantine
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs, Revision
@@ -88,7 +88,7 @@ class Storage:
 
     def record_gap(self, event: GapEvent) -> None:
         """Enter a hole, or what became of it, into the ledger."""
-        if event.state is GapState.OPEN or event.kind == "depth":
+        if event.state is not GapState.REPAIRED:
             self._ledger.found(
                 event.kind,
                 event.symbol,
@@ -101,7 +101,7 @@ class Storage:
                 repairable_until_ms=event.repairable_until_ms,
                 state=event.state,
             )
-        elif event.first_id is not None:
+        if event.state is not GapState.OPEN and event.first_id is not None:
             self._ledger.resolve(
                 event.kind,
                 event.symbol,
@@ -111,6 +111,10 @@ class Storage:
                 at_ns=event.at_ns,
                 by="rest" if event.state is GapState.REPAIRED else None,
             )
+
+    def trade_gaps(self, symbol: str) -> list[Gap]:
+        """What the ledger says is missing of a symbol's trades, whatever became of it."""
+        return [gap for gap in self._ledger.all() if (gap.kind, gap.symbol) == ("trades", symbol)]
 
     async def run(self) -> None:
         """Write what is due until cancelled; ``finish`` writes the rest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -114,7 +115,8 @@ class FakeHistory:
     """The exchange's trade history of any symbol, in memory.
 
     ``absent`` ids are never given, ``unreadable`` ones are in the reply but cannot be decoded; ids
-    above ``visible_id`` are not there yet. ``before_reply`` runs at each request (and may raise).
+    above ``visible_id`` are not there yet. ``before_reply`` runs at each request (and may raise);
+    ``gate``, where set, is waited for before a reply.
     """
 
     def __init__(self, prints: Sequence[Print], *, first_id: int = 0) -> None:
@@ -125,12 +127,14 @@ class FakeHistory:
         self.unreadable: set[int] = set()
         self.requests: list[tuple[str, int | None, int]] = []
         self.before_reply: Callable[[], None] | None = None
+        self.gate: asyncio.Event | None = None
 
     async def agg_trades(
         self,
         symbol: str,
         *,
         from_id: int | None = None,
+        start_ms: int | None = None,
         limit: int = 1_000,
         urgent: bool = False,
         deadline_s: float | None = None,
@@ -138,8 +142,12 @@ class FakeHistory:
         self.requests.append((symbol, from_id, limit))
         if self.before_reply is not None:
             self.before_reply()
+        if self.gate is not None:
+            await self.gate.wait()
         known = [p for p in self.prints if self._is_known(p.agg_trade_id)]
-        if from_id is None:
+        if start_ms is not None:
+            page = [p for p in known if p.time_ms >= start_ms][:limit]
+        elif from_id is None:
             page = known[-limit:]
         else:
             page = [p for p in known if p.agg_trade_id >= from_id][:limit]

@@ -30,7 +30,7 @@ class FrameBuffer:
         interval_s: float,
         max_batch: int,
         busy_interval_s: float | None = None,
-        busy_frames: int = 8,
+        busy_frames: int = 4,
     ) -> None:
         self._deliver = deliver
         self._interval_s = interval_s
