@@ -35,6 +35,7 @@ from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
 DAY_S = 86_400
+MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
 _SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
@@ -51,6 +52,8 @@ def _split_symbols(value: object) -> object:
 def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
     if not symbols:
         raise ValueError("name at least one symbol, e.g. BTCUSDT,ETHUSDT")
+    if len(symbols) > MAX_SYMBOLS:
+        raise ValueError(f"at most {MAX_SYMBOLS} symbols in one run (streams of one connection)")
     for symbol in symbols:
         if not _SYMBOL.fullmatch(symbol):
             raise ValueError("a symbol is letters and digits, e.g. BTCUSDT (comma between two)")

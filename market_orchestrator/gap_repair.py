@@ -8,6 +8,7 @@ happens to a hole is published as ``GapEvent`` (and so enters the ledger).
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ class GapRepairSettings(msgspec.Struct, frozen=True, kw_only=True):
         retry_s: first wait after a failed request; doubles up to ``retry_cap_s``.
         retry_cap_s: longest wait between attempts.
         absent_replies: replies that must lack an id before it counts as lost.
+        urgent_heads: with more symbols than this, first windows are not completed urgently.
     """
 
     grace_ms: int = 50
@@ -44,6 +46,14 @@ class GapRepairSettings(msgspec.Struct, frozen=True, kw_only=True):
     retry_s: float = 0.2
     retry_cap_s: float = 30.0
     absent_replies: int = 2
+    urgent_heads: int = 20
+
+
+class _Need(enum.StrEnum):
+    """What a symbol is served for; holes first, and never behind heads."""
+
+    HOLE = "hole"  # missing or disputed ids, ids undecided since an outage
+    HEAD = "head"  # the beginning of the first window
 
 
 class _Episode(msgspec.Struct):
@@ -82,9 +92,9 @@ class GapRepairer:
         self._settings = settings
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
-        self._busy: set[int] = set()
-        self._retry_at_ns: dict[int, int] = {}
-        self._failures: dict[int, int] = {}
+        self._busy: set[tuple[_Need, int]] = set()
+        self._retry_at_ns: dict[tuple[_Need, int], int] = {}
+        self._failures: dict[tuple[_Need, int], int] = {}
         self._episodes: dict[int, list[_Episode]] = {}
         self._wake = asyncio.Event()
         self._started_ns = monotonic_ns()
@@ -106,15 +116,16 @@ class GapRepairer:
         self._wake.set()
 
     async def run(self) -> None:
-        """Serve needs until cancelled."""
-        gate = asyncio.Semaphore(self._settings.concurrency)
+        """Serve needs until cancelled; heads never keep holes waiting."""
+        gates = {need: asyncio.Semaphore(self._settings.concurrency) for need in _Need}
         async with asyncio.TaskGroup() as group:
             while True:
                 self._watch()
                 self._forget_old()
-                for index in self._needy():
-                    self._busy.add(index)
-                    group.create_task(self._serve(index, gate), name=f"repair-{index}")
+                for need, index in self._needy():
+                    self._busy.add((need, index))
+                    name = f"{need.value}-{self._flow.symbols[index]}"
+                    group.create_task(self._serve(need, index, gates[need]), name=name)
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(self._settings.grace_ms / 1_000):
@@ -123,50 +134,49 @@ class GapRepairer:
                     continue
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Requests made, ids repaired, lost and out of reach."""
-        return {**self._counts, "busy_symbols": len(self._busy)}
+        """Requests made, ids repaired, lost and out of reach, symbols being served."""
+        return {**self._counts, "busy_symbols": len({index for _, index in self._busy})}
 
     # --- what is needed -------------------------------------------------------------------
 
-    def _needy(self) -> list[int]:
+    def _needy(self) -> list[tuple[_Need, int]]:
         now_ns = self._monotonic_ns()
-        needy = {
-            index
-            for index, sequence in enumerate(self._flow.validator.sequences)
+        flow = self._flow
+        needs = {
+            (_Need.HOLE, index)
+            for index, sequence in enumerate(flow.validator.sequences)
             if sequence.disputed or any(self._is_due(gap, now_ns) for gap in sequence.missing)
         }
-        if self._route_up and self._flow.builder.first_start_ms is not None:
-            needy.update(self._flow.builder.uncovered())
+        if self._route_up and flow.builder.first_start_ms is not None:
+            needs.update((_Need.HOLE, index) for index in flow.builder.uncovered())
             silent_long = now_ns - self._started_ns > self._settings.head_wait_ms * 1_000_000
-            needy.update(
-                index
-                for index in self._flow.builder.heads()
-                if silent_long or self._flow.validator.sequences[index].first_id is not None
+            needs.update(
+                (_Need.HEAD, index)
+                for index in flow.builder.heads()
+                if silent_long or flow.validator.sequences[index].first_id is not None
             )
-        return sorted(
-            index for index in needy - self._busy if now_ns >= self._retry_at_ns.get(index, 0)
-        )
+        return sorted(key for key in needs - self._busy if now_ns >= self._retry_at_ns.get(key, 0))
 
     def _is_due(self, gap: MissingRange, now_ns: int) -> bool:
         return not gap.lost and now_ns - gap.since_ns >= self._settings.grace_ms * 1_000_000
 
-    async def _serve(self, index: int, gate: asyncio.Semaphore) -> None:
-        failures = self._failures.get(index, 0)
+    async def _serve(self, need: _Need, index: int, gate: asyncio.Semaphore) -> None:
+        key = (need, index)
+        failures = self._failures.get(key, 0)
+        serve = self._serve_head if need is _Need.HEAD else self._serve_holes
         try:
             async with gate:
-                await self._serve_once(index)
-            if self._failures.get(index, 0) == failures:  # nothing in it asked for patience
-                self._failures.pop(index, None)
+                await serve(index)
+            if self._failures.get(key, 0) == failures:  # nothing in it asked for patience
+                self._failures.pop(key, None)
         except ExchangeError as error:
-            self._failed(index, error)
+            self._failed(key, error)
         finally:
-            self._busy.discard(index)
+            self._busy.discard(key)
             self._wake.set()
 
-    async def _serve_once(self, index: int) -> None:
+    async def _serve_holes(self, index: int) -> None:
         sequence = self._flow.validator.sequences[index]
-        if index in self._flow.builder.heads():
-            await self._serve_head(index)
         if index in self._flow.builder.uncovered():
             await self._serve_outage(index)
         if sequence.disputed:
@@ -186,7 +196,7 @@ class GapRepairer:
         self._flow.on_trades(wanted, authoritative=True)
         newest = int(rows["agg_trade_id"].max()) if len(rows) else -1
         if newest <= gap.last_id and page.is_last:
-            self._back_off(index)  # the history has not caught up with the stream yet
+            self._back_off((_Need.HOLE, index))  # the history has not caught up with the stream yet
         self._note_absent(index, gap.first_id, min(gap.last_id, newest))
         self._watch()
 
@@ -202,7 +212,7 @@ class GapRepairer:
                 self._flow.builder.touch(index)
                 self._counts["lost_ids"] += gap.count
             else:
-                self._back_off(index)
+                self._back_off((_Need.HOLE, index))
         self._flow.close()
 
     async def _serve_outage(self, index: int) -> None:
@@ -229,7 +239,8 @@ class GapRepairer:
             return
         symbol = flow.symbols[index]
         self._counts["requests"] += 1
-        head = await fetch_head(self._history, symbol, sequence.first_id, start_ms, urgent=True)
+        urgent = len(flow.symbols) <= self._settings.urgent_heads
+        head = await fetch_head(self._history, symbol, sequence.first_id, start_ms, urgent=urgent)
         rows = flow.validator.accept_head(index, head.rows)
         rows["symbol_index"] = index
         flow.builder.insert_head(index, rows, proven=head.proven)
@@ -261,7 +272,7 @@ class GapRepairer:
         for trade_id in sorted(sequence.disputed)[:8]:
             page = await self._ask(index, trade_id, 1)
             if not len(page.rows):  # the history has not caught up with the stream yet
-                self._back_off(index)
+                self._back_off((_Need.HOLE, index))
                 continue
             self._flow.on_trades(
                 page.rows[page.rows["agg_trade_id"] == trade_id], authoritative=True
@@ -280,21 +291,22 @@ class GapRepairer:
 
     # --- failures and the life of holes ---------------------------------------------------
 
-    def _failed(self, index: int, error: ExchangeError) -> None:
+    def _failed(self, key: tuple[_Need, int], error: ExchangeError) -> None:
         self._counts["failures"] += 1
-        self._back_off(index)
+        self._back_off(key)
         log.warning(
             "repair.failed",
-            symbol=self._flow.symbols[index],
+            need=key[0].value,
+            symbol=self._flow.symbols[key[1]],
             error=str(error),
-            failures=self._failures[index],
+            failures=self._failures[key],
         )
 
-    def _back_off(self, index: int) -> None:
-        failures = self._failures.get(index, 0) + 1
-        self._failures[index] = failures
-        wait_s = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** (failures - 1))
-        self._retry_at_ns[index] = self._monotonic_ns() + int(wait_s * 1e9)
+    def _back_off(self, key: tuple[_Need, int]) -> None:
+        failures = self._failures.get(key, 0) + 1
+        self._failures[key] = failures
+        wait_s = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(failures - 1, 20))
+        self._retry_at_ns[key] = self._monotonic_ns() + int(wait_s * 1e9)
 
     def _is_out_of_reach(self, gap: MissingRange) -> bool:
         return gap.before_ms < self._flow.builder.route_ms - AGG_TRADES_REACH_MS

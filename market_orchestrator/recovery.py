@@ -8,7 +8,6 @@ waits for any of it. Reach: 48 h of trade history; what is older stays in the le
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -22,10 +21,10 @@ from domain.errors import StorageError
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from lake.atomic import write_atomic
-from lake.gap_ledger import Gap
 from market_orchestrator.market_flow import MarketFlow, WindowAnalysis
 from market_orchestrator.outputs import Outputs
 from market_orchestrator.rebuild import Span, TradeHistory, rebuild
+from market_orchestrator.settled_holes import settled
 from market_orchestrator.storage import Storage
 
 log = structlog.get_logger()
@@ -329,7 +328,9 @@ class Recovery:
             is_last = end_ms >= span.end_ms
             if len(part) >= self._settings.chunk_windows or is_last:
                 await self._storage.write_recovered(span.symbol, part, last=is_last)
-                self._settle_holes(span.symbol, part, next_id - 1, lost)
+                gaps = self._storage.trade_gaps(span.symbol)
+                for event in settled(gaps, part.values(), lost, at_ns=self._wall_ns()):
+                    self._publish(event)
                 self._windows_done += len(part)
                 part = {}
                 lost.clear()
@@ -337,57 +338,6 @@ class Recovery:
                     span, first_start_ms=end_ms, from_id=next_id, from_known=True
                 )
             self._report(span.symbol, end_ms)
-
-    def _settle_holes(
-        self, symbol: str, part: Mapping[int, FeatureRow], last_id: int, lost: list[MissingRange]
-    ) -> None:
-        """Tell what the history lacks; earlier runs' holes within what was rebuilt are repaired."""
-        known = [gap for gap in self._storage.trade_gaps(symbol) if gap.first_id is not None]
-        for hole in lost:
-            if not any(
-                gap.state is GapState.LOST and _covers(gap, hole.first_id, hole.last_id)
-                for gap in known
-            ):
-                ids, times_ms = (hole.first_id, hole.last_id), (hole.after_ms, hole.before_ms)
-                self._tell(symbol, ids, times_ms, GapState.LOST, "missing from the history")
-        first_id = min(
-            (row.first_agg_id for row in part.values() if row.first_agg_id is not None),
-            default=last_id + 1,
-        )
-        for gap in self._storage.trade_gaps(symbol):
-            if gap.state is not GapState.OPEN or gap.first_id is None or gap.last_id is None:
-                continue
-            ids = max(first_id, gap.first_id), min(last_id, gap.last_id)
-            if ids[0] <= ids[1]:
-                times = (gap.from_ms, gap.until_ms)
-                self._tell(symbol, ids, times, GapState.REPAIRED, gap.cause)
-
-    def _tell(
-        self,
-        symbol: str,
-        ids: tuple[int, int],
-        times_ms: tuple[int | None, int | None],
-        state: GapState,
-        cause: str,
-    ) -> None:
-        level = logging.ERROR if state is GapState.LOST else logging.WARNING
-        name = f"gap.{state.value}"
-        log.log(level, name, symbol=symbol, first_id=ids[0], last_id=ids[1])
-        until_ms = times_ms[1]
-        self._publish(
-            GapEvent(
-                kind="trades",
-                symbol=symbol,
-                first_id=ids[0],
-                last_id=ids[1],
-                state=state,
-                cause=cause,
-                from_ms=times_ms[0],
-                until_ms=until_ms,
-                repairable_until_ms=None if until_ms is None else until_ms + AGG_TRADES_REACH_MS,
-                at_ns=self._wall_ns(),
-            )
-        )
 
     async def _warm(self, analysis: WindowAnalysis, span: Span) -> None:
         look_back_ms = 3_600_000
@@ -451,10 +401,6 @@ def write_bookmarks(folder: Path, fresh: Mapping[str, Bookmark]) -> None:
     """Add symbols to the file."""
     content = msgspec.json.encode({**read_bookmarks(folder), **fresh})
     write_atomic(folder / BOOKMARK_FILE, content, overwrite=True)
-
-
-def _covers(gap: Gap, first_id: int, last_id: int) -> bool:
-    return (gap.first_id or 0) <= first_id and last_id <= (gap.last_id or 0)
 
 
 def _plan_of_bookmark(symbol: str, mark: Bookmark | None) -> Plan:

@@ -7,13 +7,10 @@ window, and what the recording lacks cannot be asked for.
 
 from __future__ import annotations
 
-import gzip
-import io
 import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, cast
 
 import msgspec
 import structlog
@@ -33,7 +30,10 @@ log = structlog.get_logger()
 
 _SLICE_NS = 1_000_000_000  # frames received within this time are taken together, depth first
 _MAX_SLICE = 4_096
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 16
+_MAX_LINE = 1 << 20  # longer ones are cut: they are no frames
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # zlib's largest, with gzip's header
 _LONG_NS = 3_600_000_000_000
 _MAX_NAMES = 10_000  # of streams remembered; garbage may invent many
 _HEAD = b'{"stream":"'
@@ -212,17 +212,16 @@ class Replay:
     def _frames(self) -> Iterator[tuple[int, bytes]]:
         report = self.report
         try:
-            with _open(self._path) as lines:
-                for line in lines:
-                    stamp, _, payload = line.strip().partition(b" ")
-                    if not (payload and _STAMP.fullmatch(stamp)):
-                        self._garbage(line)
-                        continue
-                    received_ns = int(stamp)
-                    report.frames += 1
-                    report.first_ns = report.first_ns or received_ns
-                    report.last_ns = received_ns
-                    yield received_ns, payload
+            for line in _lines(self._path):
+                stamp, _, payload = line.strip().partition(b" ")
+                if not (payload and _STAMP.fullmatch(stamp)):
+                    self._garbage(line)
+                    continue
+                received_ns = int(stamp)
+                report.frames += 1
+                report.first_ns = report.first_ns or received_ns
+                report.last_ns = received_ns
+                yield received_ns, payload
         except (OSError, EOFError, zlib.error) as error:
             if report.frames == 0:
                 raise SourceError(f"{self._path}: not a readable recording ({error})") from error
@@ -271,21 +270,50 @@ def symbols_in(path: Path) -> tuple[str, ...]:
     found: set[bytes] = set()
     tail = b""
     try:
-        with _open(path) as stream:
-            while piece := stream.read(_READ_BYTES):
-                found.update(_TRADE_STREAM.findall(tail + piece))
-                tail = piece[-200:]
+        for piece in _pieces(path):
+            found.update(_TRADE_STREAM.findall(tail + piece))
+            tail = piece[-200:]
     except (OSError, EOFError, zlib.error) as error:
         if not found:
             raise SourceError(f"{path}: not a readable recording ({error})") from error
     return tuple(sorted(name.decode("ascii", "replace").upper() for name in found))
 
 
-def _open(path: Path) -> BinaryIO:
+def _lines(path: Path) -> Iterator[bytes]:
+    """Lines of a recording, packed or not; a damaged one gives what comes before the damage."""
+    tail = b""
+    for piece in _pieces(path):
+        *lines, tail = (tail + piece).split(b"\n")
+        yield from lines
+        if len(tail) > _MAX_LINE:
+            yield tail
+            tail = b""
+    if tail:
+        yield tail
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """Content of a recording, unpacked.
+
+    Raises:
+        EOFError: an archive ends before its end.
+        zlib.error: an archive is damaged.
+    """
     if path.is_dir():
         raise SourceError(f"{path}: is a folder; give a recording (.ndjson or .ndjson.gz)")
-    with path.open("rb") as probe:
-        magic = probe.read(2)
-    if magic != b"\x1f\x8b":
-        return path.open("rb", buffering=_READ_BYTES)
-    return cast("BinaryIO", io.BufferedReader(gzip.open(path, "rb"), _READ_BYTES))
+    with path.open("rb") as file:
+        packed = file.read(_READ_BYTES)
+        if not packed.startswith(_GZIP):
+            while packed:
+                yield packed
+                packed = file.read(_READ_BYTES)
+            return
+        inflater = zlib.decompressobj(_GZIP_WINDOW)
+        while packed:
+            yield inflater.decompress(packed)
+            packed = inflater.unused_data.lstrip(b"\0")  # archives may follow each other, padded
+            if packed:
+                inflater = zlib.decompressobj(_GZIP_WINDOW)
+            packed = packed or file.read(_READ_BYTES)
+        if not inflater.eof:
+            raise EOFError("the archive ends before its end")

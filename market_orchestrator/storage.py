@@ -30,6 +30,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
         flush_s: feature rows and signals reach the disk this often.
         side_flush_s: so do quarantine and gap ledger.
         merge_s: small files of the open day are merged this often.
+        first_merge_s: the first time after the start.
         gather_s: repairs arriving within this time are written as one batch.
         retry_s: wait after the disk refused a revision.
     """
@@ -37,6 +38,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     flush_s: float = 60.0
     side_flush_s: float = 1.0
     merge_s: float = 3_600.0
+    first_merge_s: float = 300.0
     gather_s: float = 0.3
     retry_s: float = 5.0
 
@@ -120,7 +122,7 @@ class Storage:
         """Write what is due until cancelled; ``finish`` writes the rest."""
         next_flush = self._monotonic() + self._settings.flush_s
         next_side = self._monotonic() + self._settings.side_flush_s
-        next_merge = self._monotonic() + self._settings.merge_s
+        next_merge = self._monotonic() + self._settings.first_merge_s
         while True:
             wait_s = max(0.0, min(next_flush, next_side, next_merge) - self._monotonic())
             try:
@@ -246,5 +248,6 @@ class Storage:
     def _merge(self) -> None:
         try:
             self._outputs.features.compact_due(self._flow.builder.route_ms)
+            self._ledger.expire(self._flow.builder.route_ms, at_ns=self._wall_ns())
         except StorageError as error:
             log.error("storage.merge_failed", error=str(error))

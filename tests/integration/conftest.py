@@ -28,9 +28,7 @@ type MarketOf = Callable[..., Market]
 
 
 @pytest.fixture(scope="session")
-def market_of(
-    tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> MarketOf:
+def market_of(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> MarketOf:
     """Recordings by name ("synthetic" or "recorded"), 80 s or whole; made once per process."""
     made: dict[tuple[str, bool], Market] = {}
 

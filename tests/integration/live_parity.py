@@ -41,9 +41,11 @@ def keyed(rows: Sequence[FeatureRow]) -> Rows:
     return {(row.symbol, row.window_start_ms): row for row in rows}
 
 
-def replayed(recording: Path, folder: Path, symbols: Sequence[str] = SYMBOLS) -> Rows:
+def replayed(
+    recording: Path, folder: Path, symbols: Sequence[str] = SYMBOLS, **given: object
+) -> Rows:
     """The truth: the recording's rows as the replay makes them."""
-    settings = Settings(source=f"replay:{recording}", data_dir=folder, headless=True)
+    settings = Settings(source=f"replay:{recording}", data_dir=folder, headless=True, **given)
     assert asyncio.run(replay(settings, recording)) == 0
     return rows_of(folder, symbols)
 

@@ -48,7 +48,9 @@ def check(
     check_parity(folder, market.truth)
 
 
-def faults(market: Market, seed: int, kind: FaultKind | None = None, every_ms: int = 6_000) -> FaultPlan:
+def faults(
+    market: Market, seed: int, kind: FaultKind | None = None, every_ms: int = 6_000
+) -> FaultPlan:
     kinds = None if kind is None else [kind]
     return FaultPlan.random(
         seed, market.length_ms, kinds, mean_interval_ms=every_ms, quiet_tail_ms=QUIET_TAIL_MS
