@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from binance_api.columnar import MAX_DIGITS, FoundRows, find_rows
 from binance_api.endpoints import StreamKind, stream_name, symbol_of
 from binance_api.wire import (
     AggTradeFrame,
@@ -23,7 +24,6 @@ from binance_api.wire import (
 )
 from domain.market import NO_VALUE, TRADE_DTYPE, DepthSnapshot, Market
 
-MAX_DIGITS = 18  # of a price or quantity, so that the mantissa fits an int64
 _NATURAL_DECIMALS = 6  # spot pads every number to 8 decimals; beyond 6 trailing zeros are dropped
 _MAX_ID = 2**62
 _MAX_MANTISSA = 2**63 - 1
@@ -39,6 +39,7 @@ _INTEGERS = (  # in the order of the wire schema, after the maker flag
     "event_time_ms",
 )
 _BULK = 24  # messages from which the columnar path is cheaper than row by row
+_COLUMNAR = 200  # frames from which looking for common layouts pays
 _POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
 _COMMA, _DOT = 44, 46
 
@@ -102,6 +103,45 @@ def decode_trades(
         receive_time_ns: wall-clock receipt of each, nanoseconds.
         symbol_index: subscribed symbols (upper case) and their row number.
     """
+    if len(payloads) >= _COLUMNAR:
+        found = find_rows(payloads, symbol_index)
+        if found is not None and _is_sound(found.rows, is_live=True):
+            return _completed(found, payloads, receive_time_ns, symbol_index)
+    return _decode_messages(payloads, receive_time_ns, symbol_index)
+
+
+def _completed(
+    found: FoundRows,
+    payloads: Sequence[bytes],
+    receive_time_ns: Sequence[int],
+    symbol_index: dict[str, int],
+) -> DecodedTrades:
+    """What ``find_rows`` gave together with the frames it left, in arrival order."""
+    rows = found.rows
+    for name in ("price", "quantity"):
+        rows[name], rows[f"{name}_decimals"] = _without_padding(
+            rows[name], rows[f"{name}_decimals"]
+        )
+    others = _decode_messages([payloads[i] for i in found.others], found.others, symbol_index)
+    if len(others.rows):
+        merged = np.empty(len(rows) + len(others.rows), dtype=TRADE_DTYPE)
+        merged[: len(rows)], merged[len(rows) :] = rows, others.rows
+        rows = merged
+    rows = rows[np.argsort(rows["receive_time_ns"])]  # still positions in the batch
+    positions = rows["receive_time_ns"].copy()
+    rows["receive_time_ns"] = np.array(receive_time_ns, dtype=np.int64)[positions]
+    rejections = [
+        msgspec.structs.replace(r, receive_time_ns=receive_time_ns[r.receive_time_ns])
+        for r in others.rejections
+    ]
+    streams = {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in found.symbols}
+    return DecodedTrades(rows, rejections, streams | others.streams)
+
+
+def _decode_messages(
+    payloads: Sequence[bytes], receive_time_ns: Sequence[int], symbol_index: dict[str, int]
+) -> DecodedTrades:
+    """Rows of any frames, one object per frame."""
     rejections: list[Rejection] = []
     decoded = _decode_frames(
         payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections

@@ -27,6 +27,7 @@ from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
 from microstructure.book_window import BookAccumulator
 from microstructure.trade_flags import ValidatorSettings
 
+_PAST_MS = 30_000  # a window closed later than this after its end is recovered, not live
 _MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
 
 
@@ -73,7 +74,9 @@ class MarketFlow:
         *,
         monotonic_ns: Callable[[], int],
         repairable: bool,
+        wall_ns: Callable[[], int] | None = None,
     ) -> None:
+        """``wall_ns`` is None where there is no "now" to be late for (replay)."""
         self.settings = settings
         self.symbols = list(settings.symbols)
         self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
@@ -90,6 +93,7 @@ class MarketFlow:
         self.on_work: Callable[[], None] = lambda: None  # called when something waits to be taken
         self._rejections: list[Rejection] = []
         self._monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
         self._depth_gaps: list[GapEvent] = []
         self._depth_ms: dict[str, int] = {}  # time of each symbol's latest snapshot
         self._depth_socket: int | None = None
@@ -127,7 +131,12 @@ class MarketFlow:
     def take(self, closed: Closed) -> None:
         """Sort what the builder emitted into live and revised windows."""
         for batch in closed.batches:
-            (self.live if batch.origin is Origin.LIVE else self.revised).append(batch)
+            if batch.origin is Origin.REVISED:
+                self.revised.append(batch)
+            elif self._is_past(batch.end_ms):
+                self.live.append(msgspec.structs.replace(batch, origin=Origin.RECOVERED))
+            else:
+                self.live.append(batch)
         if closed.batches:
             self.on_work()
         self.stale.update(closed.stale)
@@ -203,6 +212,13 @@ class MarketFlow:
                     self._note_depth_gap(snapshot)
                 self._depth_ms[snapshot.symbol] = snapshot.transact_time_ms
         return decoded.streams
+
+    def _is_past(self, end_ms: int) -> bool:
+        """Whether a window closes so late (after a sleep, a long outage) that nobody should act."""
+        if self._wall_ns is None:
+            return False
+        now_ms = self.validator.clock.exchange_ms(self._wall_ns())
+        return now_ms is not None and now_ms - end_ms > _PAST_MS
 
     def _timed(self, snapshot: DepthSnapshot) -> DepthSnapshot:
         """Spot depth says no time: give it the exchange's, as learned from the trades."""

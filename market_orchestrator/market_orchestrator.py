@@ -111,6 +111,7 @@ class LiveParts:
         self.flow = MarketFlow(
             flow_settings(settings, settings.symbols),
             monotonic_ns=time.monotonic_ns,
+            wall_ns=time.time_ns,
             repairable=True,
         )
         self.outputs = Outputs(

@@ -96,7 +96,7 @@ class Outputs:
             Topic.WINDOW, WindowEvent(closed.metrics, origin, row.revision, self._wall_ns())
         )
         self._bus.publish(Topic.FEATURES, FeaturesEvent(row, origin))
-        if self._analyst is None:
+        if self._analyst is None or origin is not Origin.LIVE:
             return
         if row.complete:
             self._has_complete.add(row.symbol)

@@ -213,7 +213,7 @@ class Recovery:
             from_id, known = await self._first_id_at(plan.symbol, oldest_ms), True
             if from_id is None:
                 return False
-            self._out_of_reach(plan, start_ms, oldest_ms)
+            self._out_of_reach(plan, start_ms, oldest_ms, from_id)
             start_ms = oldest_ms
         if from_id is not None:
             self._add(Span(plan.symbol, start_ms, end_ms, from_id, known, until_id))
@@ -230,18 +230,19 @@ class Recovery:
             return None
         return int(reply.value["agg_trade_id"][0]) if len(reply.value) else None
 
-    def _out_of_reach(self, plan: Plan, from_ms: int, reach_ms: int) -> None:
+    def _out_of_reach(self, plan: Plan, from_ms: int, reach_ms: int, next_id: int) -> None:
         log.error("recovery.out_of_reach", symbol=plan.symbol, from_ms=from_ms, until_ms=reach_ms)
+        has_ids = plan.resume_id is not None and plan.resume_id < next_id
         self._publish(
             GapEvent(
                 kind="trades",
                 symbol=plan.symbol,
-                first_id=plan.resume_id,
-                last_id=None,
+                first_id=plan.resume_id if has_ids else None,
+                last_id=next_id - 1 if has_ids else None,
                 state=GapState.EXPIRED,
                 cause="not running",
                 from_ms=from_ms,
-                until_ms=None,
+                until_ms=reach_ms,
                 repairable_until_ms=from_ms + AGG_TRADES_REACH_MS,
                 at_ns=self._wall_ns(),
             )

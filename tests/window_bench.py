@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from data_validator import DataValidator
 from domain.flow import Origin, WindowBatch
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
@@ -89,9 +87,3 @@ class WindowBench:
     def latest(self, index: int = 0) -> dict[int, Window]:
         """Window start → its highest revision."""
         return {window.start_ms: window for window in self.windows(index)}
-
-
-def digest(rows: np.ndarray) -> list[tuple[int, ...]]:
-    """What a window says about its trades."""
-    names = ["agg_trade_id", "price", "quantity", "transact_time_ms"]
-    return [tuple(row) for row in rows[names].tolist()]

@@ -90,7 +90,7 @@ class LiveRun:
     async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = 45.0) -> None:
         """Wait for a condition (evaluated in a worker thread); fails when it stays untrue."""
         async with asyncio.timeout(timeout_s):
-            while not (self.bot.parts and await asyncio.to_thread(condition, self)):
+            while self.bot.parts is None or not await asyncio.to_thread(condition, self):
                 assert not self.task.done(), f"the bot ended: {self.task}"
                 await asyncio.sleep(POLL_S)
 

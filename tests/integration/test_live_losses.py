@@ -217,11 +217,11 @@ def test_with_rest_down_as_well_windows_are_told_to_be_incomplete_and_settled_la
     market_of: MarketOf, tmp_path: Path, data_dir: Path
 ) -> None:
     """At the market's own speed, where the learned clock says that a window is over."""
-    part = cut(market_of("synthetic").recording, tmp_path / "part.gz", from_s=10.0, length_s=11.0)
-    truth = replayed(part, tmp_path / "truth", window_duration=1)
-    faults = dead_trades(4_000, 4_000), rest_down(4_000, 4_000)
+    part = cut(market_of("synthetic").recording, tmp_path / "part.gz", from_s=10.0, length_s=13.0)
+    truth = replayed(part, tmp_path / "truth", window_duration=2)
+    faults = dead_trades(3_500, 5_000), rest_down(3_500, 5_000)
     run_through(
-        part, data_dir, truth, *faults, speed=1.0, gap_repair_timeout=0.3, window_duration=1
+        part, data_dir, truth, *faults, speed=1.0, gap_repair_timeout=0.3, window_duration=2
     )
     stored = all_stored(data_dir)
     first_ms = min(start_ms for _, start_ms in truth)

@@ -6,6 +6,7 @@ import gzip
 import json
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -184,7 +185,7 @@ BAD_TRADES = {
 @pytest.mark.parametrize(("changes", "reason"), BAD_TRADES.values(), ids=BAD_TRADES.keys())
 @pytest.mark.parametrize("neighbours", [0, MANY], ids=["alone", "in a batch"])
 def test_a_faulty_trade_is_rejected_with_its_input_and_costs_only_itself(
-    changes: dict[str, object], reason: str, neighbours: int
+    changes: dict[str, Any], reason: str, neighbours: int
 ) -> None:
     good = [agg_trade_frame(a=100 + i) for i in range(neighbours)]
     bad = agg_trade_frame(**changes)

@@ -16,11 +16,10 @@ from data_validator import (
     DataValidator,
     MissingRange,
     Rejected,
-    Suspect,
     TradeSequence,
-    ValidatorSettings,
 )
 from domain.market import AggTrade, DepthSnapshot, Side
+from microstructure.trade_flags import Suspect, ValidatorSettings
 from tests.pipeline_samples import vector
 from tests.trade_frames import START_MS, Print, rows_of
 
@@ -49,7 +48,7 @@ def holes(checker: DataValidator, symbol_index: int = 0) -> list[tuple[int, int]
 def agg_trade(
     agg_trade_id: int, time_ms: int, price: str, quantity: str, **changes: Any
 ) -> AggTrade:
-    fields = {
+    fields: dict[str, Any] = {
         "symbol": "BTCUSDT",
         "agg_trade_id": agg_trade_id,
         "price": Decimal(price),
@@ -442,7 +441,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def snapshot(**changes: Any) -> DepthSnapshot:
-    fields = {
+    fields: dict[str, Any] = {
         "symbol": "BTCUSDT",
         "event_time_ms": START_MS,
         "transact_time_ms": START_MS,

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pytest
 
 from binance_api.errors import ExchangeError
-from data_validator import ValidatorSettings
 from domain.flow import Origin
 from market_orchestrator import rebuild as rebuilding
 from market_orchestrator.rebuild import PAGE, Head, Span, fetch_head, rebuild
 from market_orchestrator.windows import WindowSettings
+from microstructure.trade_flags import ValidatorSettings
 from tests.trade_frames import START_MS, FakeHistory, Print
 from tests.window_bench import D, Window, windows_of
 

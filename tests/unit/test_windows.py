@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from domain.flow import Origin
 from market_orchestrator.windows import WindowSettings
 from tests.trade_frames import START_MS, Print, rows_of
@@ -22,7 +24,7 @@ def revised(number: int, *ids: int, complete: bool = True, missing: int | None =
     return Window(START_MS + number * D, complete, missing, ids, Origin.REVISED)
 
 
-def started(symbols: int = 1, **settings: int) -> WindowBench:
+def started(symbols: int = 1, **settings: Any) -> WindowBench:
     bench = WindowBench(symbols, **settings)
     bench.start(range(symbols))
     return bench
