@@ -58,6 +58,20 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``whale_unit`` is ``AGG_TRADE`` on futures, where an aggTrade joins fills of 100 ms, and
     ``SWEEP`` on spot, where one taker order gives one aggTrade per price.
+
+    Attributes:
+        whale_notional: a trade of at least this notional is a whale's.
+        whale_unit: what a trade is for that.
+        participant_edges: notionals that separate the buckets of participant_*, ascending.
+        whale_quantile: quantile of past sweeps that whale_threshold_quantile_notional is (0-1).
+        whale_quantile_sweeps: past sweeps it is taken over.
+        whale_quantile_minimum: sweeps needed before the first one.
+        whale_quantile_floor: least value it can take, quote units.
+        size_trades: past trades behind trade_notional_q* and hill_alpha.
+        size_minimum: trades needed before the first of them.
+        burst: of the arrival bursts.
+        impact_lookback_s: look-back of the price impact behind absorption, s.
+        impact_minimum: 1-second bars needed in it before the first absorption.
     """
 
     whale_notional: Decimal = Decimal(100_000)
@@ -69,14 +83,14 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
         Decimal(1_000_000),
     )
     whale_quantile: float = 0.99
-    whale_quantile_sweeps: int = 5000  # look-back
-    whale_quantile_minimum: int = 500  # sweeps before the first threshold
+    whale_quantile_sweeps: int = 5000
+    whale_quantile_minimum: int = 500
     whale_quantile_floor: float = 0.0
-    size_trades: int = 500  # look-back of the trade-size distribution
+    size_trades: int = 500
     size_minimum: int = 100
     burst: BurstSettings = BurstSettings()
     impact_lookback_s: int = 600
-    impact_minimum: int = 100  # 1-second bars before the first absorption
+    impact_minimum: int = 100
 
     def __post_init__(self) -> None:
         edges = self.participant_edges

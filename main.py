@@ -148,9 +148,10 @@ def _run(arguments: list[str]) -> int:
     settings = _settings(parser.parse_args(arguments))
     if settings.replay_path is not None:
         return _replay_with(settings, settings.replay_path)
-    with_view = not settings.headless and sys.stdout.isatty()
+    from dashboard import plain
+
+    with_view = not settings.headless and plain.supports_view(sys.stdout)
     with _logging(settings, to_file=with_view and sys.stderr.isatty()) as writer:
-        from dashboard import plain
         from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
         bot = EnhancedMarketBot(settings)
@@ -162,7 +163,7 @@ def _run(arguments: list[str]) -> int:
 
 def _replay(arguments: list[str]) -> int:
     parser = _Parser("replay")
-    parser.add_argument("path", metavar="PATH", help="a recording, or a folder of recorded days")
+    parser.add_argument("path", metavar="PATH", help="a recording (.ndjson or .ndjson.gz)")
     _add_settings(parser, first=RUN_OPTIONS, without=("source", "duration"))
     given = vars(parser.parse_args(arguments))
     path = given.pop("path")
@@ -193,6 +194,9 @@ def _simulate(arguments: list[str]) -> int:
     add("--faults", metavar="PLAN", help="a fault plan (JSON or TOML), or random:SEED")
     add("--port", type=int, help="TCP port, default 0: any free one")
     given = vars(parser.parse_args(arguments))
+    for name in ("seed", "symbols"):
+        if name in given and "recording" in given:
+            raise ConfigError(f"--{name}: a recording has its own; leave out --{name} or --recording")
     with _writing_logs("INFO", None):
         from domain.market import Market
         from simulator.cli import serve
@@ -342,7 +346,7 @@ def _stop_signals() -> list[signal.Signals]:
 
 def _leave(code: int, reason: str) -> NoReturn:
     """End the process without waiting for anything; the terminal is put back to normal first."""
-    if sys.stdout.isatty():
+    if any(thread.name == "view" for thread in threading.enumerate()):
         os.write(1, b"\x1b[?1049l\x1b[?25h")
     os.write(2, f"\n{reason}\n".encode())
     os._exit(code)

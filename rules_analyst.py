@@ -48,6 +48,12 @@ class RulesSettings(msgspec.Struct, frozen=True, kw_only=True):
     BUY or SELL are the likeliest from ``|score| = flat_bias / gain`` (0.2) on. The invalidation
     lies beyond the 15-minute extreme against the position, but between one and three times
     ``invalidation_sigmas`` standard deviations of the horizon away.
+
+    Attributes:
+        horizon_s: time a signal looks ahead, s.
+        gain: how sharply the score turns into probabilities.
+        flat_bias: weight of "flat": BUY or SELL from a score of flat_bias / gain on.
+        invalidation_sigmas: least distance of the invalidation price, deviations of the horizon.
     """
 
     horizon_s: int = 60

@@ -19,18 +19,31 @@ MINUTE_MS = 60_000
 
 
 class BarSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Look-backs in bars, their warm-up, and the regimes' borders."""
+    """Look-backs in bars, their warm-up, and the regimes' borders.
+
+    Attributes:
+        volatility_bars: one-minute bars behind volatility_1m.
+        volatility_minimum: returns needed among them.
+        reference_bars: one-minute bars before those, which they are compared with.
+        reference_minimum: returns needed among them.
+        low_ratio: volatility_ratio below which the regime is low.
+        high_ratio: from which it is high.
+        extreme_ratio: from which it is extreme.
+        trend_bars: one-minute bars behind trend_score.
+        trend_minimum: returns needed among them.
+        trend_score: size of trend_score from which the regime is up or down.
+    """
 
     volatility_bars: int = 15
-    volatility_minimum: int = 10  # returns needed among them
-    reference_bars: int = 1440  # what the current volatility is compared with, before it
+    volatility_minimum: int = 10
+    reference_bars: int = 1440
     reference_minimum: int = 60
-    low_ratio: float = 0.6  # below: low volatility
-    high_ratio: float = 1.6  # from here: high
-    extreme_ratio: float = 3.0  # from here: extreme
+    low_ratio: float = 0.6
+    high_ratio: float = 1.6
+    extreme_ratio: float = 3.0
     trend_bars: int = 30
     trend_minimum: int = 20
-    trend_score: float = 1.5  # from here, either sign: a trend
+    trend_score: float = 1.5
 
 
 class BarReading(msgspec.Struct, frozen=True, gc=False):

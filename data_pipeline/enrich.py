@@ -31,10 +31,16 @@ IMBALANCE_LEVELS = 5
 
 
 class EnrichSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What counts as a wall: a level's notional ``≥ max(multiple · median, floor)``."""
+    """What counts as a wall: a level's notional ``≥ max(multiple · median, floor)``.
+
+    Attributes:
+        wall_multiple: times the median notional of the levels around the mid.
+        wall_within_bps: levels within this distance of the mid are looked at.
+        wall_floor_quote: least notional of a wall, quote units.
+    """
 
     wall_multiple: float = 8.0
-    wall_within_bps: float = 25.0  # levels considered, for the median and as walls
+    wall_within_bps: float = 25.0
     wall_floor_quote: float = 10_000.0
 
 

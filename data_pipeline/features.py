@@ -22,7 +22,12 @@ from domain.flow import FlowMetrics
 
 
 class FeatureSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Look-back of the z-scores in time, and the windows with a value they need in it."""
+    """Of the z-scores.
+
+    Attributes:
+        zscore_lookback_s: their look-back, s.
+        zscore_minimum_windows: windows with a value needed in it before the first score.
+    """
 
     zscore_lookback_s: int = 1800
     zscore_minimum_windows: int = 60

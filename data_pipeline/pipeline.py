@@ -31,10 +31,18 @@ log = structlog.get_logger()
 
 
 class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the pipeline and its layers."""
+    """Settings of the pipeline and its layers.
+
+    Attributes:
+        window_ms: length of a window.
+        rewarm_windows: live windows behind which history loaded at the start can still be put.
+        enrich: of the book's walls.
+        context: of volatility, trend and key levels.
+        features: of the z-scores.
+    """
 
     window_ms: int = 5000
-    rewarm_windows: int = 120  # windows that may pass before ``warm`` can still go behind them
+    rewarm_windows: int = 120
     enrich: EnrichSettings = EnrichSettings()
     context: ContextSettings = ContextSettings()
     features: FeatureSettings = FeatureSettings()

@@ -18,9 +18,14 @@ DAY_MS = 86_400_000
 
 
 class SessionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a day must offer to become key levels, and the grid of its volume profile."""
+    """What a day must offer to become key levels, and the grid of its volume profile.
 
-    minimum_day_coverage_ratio: float = 0.95  # below: the day leaves no levels
+    Attributes:
+        minimum_day_coverage_ratio: share of a UTC day that must be seen for it to leave levels (0-1).
+        profile_bin_bps: width of a price bin of the volume profile.
+    """
+
+    minimum_day_coverage_ratio: float = 0.95
     profile_bin_bps: float = 5.0
 
 

@@ -39,7 +39,7 @@ from lake.source import Description, claim_source
 from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
-from market_orchestrator.connection.transport import PicowsTransport
+from market_orchestrator.connection.transport import default_transport
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
@@ -163,7 +163,7 @@ class LiveParts:
             self._on_frames,
             self,
             self.watch,
-            transport=PicowsTransport(),
+            transport=default_transport(),
             clock=SystemClock(),
             random=random.Random(),
         )

@@ -19,10 +19,19 @@ from microstructure.trade_flow import SECOND_MS, ZERO
 
 
 class BurstSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Of ``ArrivalBurst``; times in seconds, ``slack`` (k) and ``limit`` (h) in deviations."""
+    """Of ``ArrivalBurst``, whose docstring has the formulas.
+
+    Attributes:
+        half_life_s: after which a second counts half in the usual arrival rate, s.
+        warmup_s: seconds seen before the first score, s.
+        slack: what a second's z must exceed to add to the CUSUM, σ.
+        limit: CUSUM beyond which there is an alarm, σ.
+        cooldown_s: seconds after an alarm without another one, s.
+        longest_freeze_s: alarms and cool-downs in a row after which the new rate is learnt, s.
+    """
 
     half_life_s: float = 300.0
-    warmup_s: int = 60  # seconds seen before the first score
+    warmup_s: int = 60
     slack: float = 0.5
     limit: float = 5.0
     cooldown_s: int = 5

@@ -25,10 +25,10 @@ from binance_api.rest import RestClient, RestSettings
 from domain.market import Market
 from market_orchestrator.connection.transport import (
     CONNECT_ERRORS,
-    AiohttpTransport,
     Closed,
     Transport,
     TransportConnection,
+    default_transport,
 )
 
 REST_TIMEOUT_S = 15.0
@@ -78,7 +78,7 @@ async def examine(
     Args:
         examined: what to look at.
         report: takes one line per finding, and one before each wait.
-        transport: how WebSockets are opened.
+        transport: how WebSockets are opened; None: as a run opens them.
         first_frame_timeout_s: how long a route may take to deliver its first data frame.
 
     Returns:
@@ -99,7 +99,7 @@ async def examine(
         async for finding in check_rest(examined):
             add(finding)
         report(f"{'…':<8} {'WebSocket':<18} waiting for data of {examined.ws_url}")
-        await check_routes(examined, add, transport or AiohttpTransport(), first_frame_timeout_s)
+        await check_routes(examined, add, transport or default_transport(), first_frame_timeout_s)
     code = exit_code(findings)
     report("all is well" if code == 0 else f"{_failed(findings)} of {len(findings)} checks failed")
     return code

@@ -338,6 +338,11 @@ class _PicowsListener(picows.WSListener):
         transport.disconnect()
 
 
+def default_transport() -> Transport:
+    """What a run opens its connections with, and therefore what the doctor checks."""
+    return PicowsTransport()
+
+
 class PicowsConnection:
     """One open picows WebSocket."""
 
