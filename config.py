@@ -27,6 +27,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from binance_api.endpoints import DEFAULT_REST_BASE, DEFAULT_WS_BASE
 from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError
 from domain.market import Market
@@ -35,6 +36,7 @@ from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
 DAY_S = 86_400
+DEMO_SEED = 1  # of the demo's synthetic market
 MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
@@ -284,13 +286,13 @@ class Settings(BaseSettings):
         30.0, gt=0, le=3_600, allow_inf_nan=False, description="a health event every so many s"
     )
     binance_ws_url: WebSocketHost = Field(
-        "wss://fstream.binance.com", description="futures WebSocket host; routes are added to it"
+        DEFAULT_WS_BASE[Market.UM], description="futures WebSocket host; routes are added to it"
     )
-    binance_rest_url: HttpHost = Field("https://fapi.binance.com", description="futures REST host")
+    binance_rest_url: HttpHost = Field(DEFAULT_REST_BASE[Market.UM], description="futures REST host")
     binance_spot_ws_url: WebSocketHost = Field(
-        "wss://stream.binance.com:9443", description="spot WebSocket host"
+        DEFAULT_WS_BASE[Market.SPOT], description="spot WebSocket host"
     )
-    binance_spot_rest_url: HttpHost = Field("https://api.binance.com", description="spot REST host")
+    binance_spot_rest_url: HttpHost = Field(DEFAULT_REST_BASE[Market.SPOT], description="spot REST host")
     binance_rate_limit_weight: int | None = Field(
         None,
         ge=40,
@@ -368,6 +370,16 @@ class Settings(BaseSettings):
         if self.replay_path is not None:
             return Path("data-replay") / recording_name(self.replay_path)
         return Path("data-demo" if self.source == "demo" else "data")
+
+    @property
+    def source_description(self) -> dict[str, str | int]:
+        """Market and host, seed or recording: what the data folder says whose data it holds."""
+        described: dict[str, str | int] = {"market": self.market.value}
+        if self.replay_path is not None:
+            return described | {"recording": self.replay_path.name}
+        if self.source == "demo":
+            return described | {"seed": DEMO_SEED}
+        return described | {"host": urlsplit(self.ws_url).netloc}
 
     @property
     def ws_url(self) -> str:

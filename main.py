@@ -196,7 +196,9 @@ def _simulate(arguments: list[str]) -> int:
     given = vars(parser.parse_args(arguments))
     for name in ("seed", "symbols"):
         if name in given and "recording" in given:
-            raise ConfigError(f"--{name}: a recording has its own; leave out --{name} or --recording")
+            raise ConfigError(
+                f"--{name}: a recording has its own; leave out --{name} or --recording"
+            )
     with _writing_logs("INFO", None):
         from domain.market import Market
         from simulator.cli import serve

@@ -1,7 +1,7 @@
 """The live bot in a process of its own, with a watch on it: what ``bench_paced`` and ``bench_latency`` run.
 
-Consumes an exchange's port and a duration; prints one JSON line: processor time, memory, the loop's
-lag, and for every window how long after its end, and after the frame that closed it, its features
+Consumes an exchange's port and a duration; prints one JSON line: processor time, how long it had to
+wait for a core (a busy machine shows there, and in every latency), memory, the loop's lag, and for every window how long after its end, and after the frame that closed it, its features
 were published. Stamps are taken where the bus publishes and where the socket's batch is stamped.
 """
 
@@ -132,23 +132,28 @@ async def observe(
     watch = Watch(bot)
     process = psutil.Process()
     window_ms = settings.window_duration * 1_000
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(part) for part in (bot.run(), watch.tick(), watch.sample())]
-        while bot.parts is None:
-            await asyncio.sleep(0.01)
-        if len(symbols) == 1:
-            watch.watch_frames(bot.parts.flow)
-        await asyncio.sleep(warm_up_s)
-        watch.is_on = True
-        first_ms = time.time_ns() // 1_000_000
-        began, began_cpu = time.perf_counter(), process.cpu_times()
-        await asyncio.sleep(seconds)
-        elapsed, cpu = time.perf_counter() - began, process.cpu_times()
-        watch.is_on = False
-        last_ms = time.time_ns() // 1_000_000
-        flow, validator = bot.parts.flow.statistics(), bot.parts.flow.validator.statistics()
-        for task in tasks:
-            task.cancel()
+    tasks = [asyncio.ensure_future(part) for part in (bot.run(), watch.tick(), watch.sample())]
+    while bot.parts is None:
+        await asyncio.sleep(0.01)
+    if len(symbols) == 1:
+        watch.watch_frames(bot.parts.flow)
+    await asyncio.sleep(warm_up_s)
+    watch.is_on = True
+    first_ms = time.time_ns() // 1_000_000
+    began, began_cpu, began_wait = time.perf_counter(), process.cpu_times(), run_queue_wait_s()
+    await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    elapsed, cpu = time.perf_counter() - began, process.cpu_times()
+    waited_s = run_queue_wait_s() - began_wait
+    watch.is_on = False
+    last_ms = time.time_ns() // 1_000_000
+    if bot.parts is None:
+        await tasks[0]  # it ended: say why
+        raise RuntimeError("the bot ended early")
+    flow, validator = bot.parts.flow.statistics(), bot.parts.flow.validator.statistics()
+    for task in tasks:
+        task.cancel()
+    ended = (await asyncio.gather(*tasks, return_exceptions=True))[0]
+    stop_s = time.perf_counter() - began - elapsed
     first_end = -(-first_ms // window_ms) * window_ms
     ends = range(first_end, last_ms - 1_000, window_ms)
     per_boundary = [max(watch.after_end_ms([end]), default=float("nan")) for end in ends]
@@ -160,6 +165,7 @@ async def observe(
         "seconds": elapsed,
         "cpu_share": (cpu.user + cpu.system - began_cpu.user - began_cpu.system) / elapsed,
         "cpu_user_share": (cpu.user - began_cpu.user) / elapsed,
+        "waited_for_core_share": waited_s / elapsed,
         "rss_mib": {
             "first": watch.rss[0] / _MIB,
             "last": watch.rss[-1] / _MIB,
@@ -175,9 +181,20 @@ async def observe(
         "frames": flow["frames"],
         "rejected": flow["rejected"],
         "missing_ids": validator["missing_ids"],
+        "stop_s": round(stop_s, 3),
+        "stop_error": str(ended) if isinstance(ended, Exception) else None,
         "imports_polars_or_pandas": bool({"polars", "pandas"} & set(sys.modules)),
         "versions": versions(),
     }
+
+
+def run_queue_wait_s() -> float:
+    """Seconds the main thread was ready to run but had no core; 0 where that is not known."""
+    try:
+        fields = Path("/proc/self/schedstat").read_text(encoding="ascii").split()
+    except OSError:
+        return 0.0
+    return int(fields[1]) / 1e9
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
@@ -20,9 +20,11 @@ from binance_api.endpoints import StreamKind, stream_name
 from domain.market import NO_VALUE, TRADE_DTYPE
 
 MAX_DIGITS = 18  # of any number, so that it fits an int64
-_SAMPLE_STRIDE = 17  # one frame of so many is looked at; prime: symbols taking turns must not hide
-_MIN_SAMPLES = 2  # sightings of a layout in the sample that make it worth trying
-_MIN_FRAMES = 40  # of one layout: below, numpy's cost per call outweighs the saving
+_SAMPLE_STRIDE = 11  # one frame of so many is looked at; prime: symbols taking turns must not hide
+_MIN_SIGHTINGS = 6  # in the sample that make a layout worth trying
+_MIN_SHARE = 0.8  # of the sample in such layouts: two parsers on one batch cost more than either
+_MIN_FRAMES = 50  # of one layout: below, numpy's cost per call outweighs the saving
+_BLOCK_BYTES = 1_000_000  # looked at in one go: stays in the cache, and malloc gives no fresh pages
 _MAX_LAYOUTS = 256  # remembered, about 3 kB each
 _NATURAL_DECIMALS = 6
 _ZERO, _DOT = 48, 46
@@ -116,28 +118,42 @@ def find_rows(payloads: Sequence[bytes], symbol_index: dict[str, int]) -> FoundR
     frequent = _frequent_layouts(payloads, symbol_index)
     if not frequent:
         return None
-    count = len(payloads)
-    rows = np.empty(count, TRADE_DTYPE)
-    lengths = np.fromiter(map(len, payloads), np.int64, count)
-    is_left = np.ones(count, np.bool_)
+    rows = np.empty(len(payloads), TRADE_DTYPE)
+    is_left = np.ones(len(payloads), np.bool_)
     filled, symbols = 0, set()
+    for layout, places, digits in _matches(payloads, frequent):
+        part = rows[filled : filled + len(places)]
+        layout.write(part, digits)
+        part["symbol_index"] = symbol_index[layout.symbol]
+        part["receive_time_ns"] = places
+        is_left[places] = False
+        filled += len(places)
+        symbols.add(layout.symbol)
+    return FoundRows(rows[:filled], symbols, np.flatnonzero(is_left).tolist()) if filled else None
+
+
+def _matches(
+    payloads: Sequence[bytes], frequent: dict[int, dict[bytes, _Layout]]
+) -> Iterator[tuple[_Layout, np.ndarray, np.ndarray]]:
+    """Layout, positions, and what is above the layout's ``low``, of frames that are of the layout."""
+    lengths = np.fromiter(map(len, payloads), np.int64, len(payloads))
     for length, layouts in frequent.items():
-        positions = np.flatnonzero(lengths == length)
-        frames = _matrix([payloads[i] for i in positions.tolist()], length)
-        for mask, layout in layouts.items():
-            digits, fits = _fitting(frames, layout, mask)
-            if len(digits) < _MIN_FRAMES:
-                continue
-            part = rows[filled : filled + len(digits)]
-            layout.write(part, digits)
-            part["symbol_index"] = symbol_index[layout.symbol]
-            part["receive_time_ns"] = positions[fits]
-            is_left[positions[fits]] = False
-            filled += len(digits)
-            symbols.add(layout.symbol)
-    if not filled:
-        return None
-    return FoundRows(rows[:filled], symbols, np.flatnonzero(is_left).tolist())
+        stale = set(layouts)
+        places = np.flatnonzero(lengths == length)
+        for block in np.array_split(places, -(-len(places) * length // _BLOCK_BYTES)):
+            joined = b"".join([payloads[i] for i in block.tolist()])
+            frames = np.frombuffer(joined, np.uint8).reshape(-1, length)
+            for mask, layout in layouts.items():
+                above = frames - layout.low  # unsigned: a byte below ``low`` becomes a large one
+                is_within = above <= layout.limit
+                fits = slice(None) if is_within.all() else is_within.all(axis=1)
+                fitting = block[fits]
+                if len(fitting):
+                    stale.discard(mask)
+                if len(fitting) >= _MIN_FRAMES:
+                    yield layout, fitting, above[fits]
+        for mask in stale:  # bytes taken for fixed have changed: learn them anew next time
+            _layouts.pop(mask, None)
 
 
 def _frequent_layouts(
@@ -147,9 +163,12 @@ def _frequent_layouts(
     sample = payloads[::_SAMPLE_STRIDE]
     masks = [frame.translate(_MASK) for frame in sample]
     examples = dict(zip(masks, sample, strict=True))
+    counts = {mask: n for mask, n in Counter(masks).items() if n >= _MIN_SIGHTINGS}
     frequent: dict[int, dict[bytes, _Layout]] = {}
-    for mask, sightings in Counter(masks).items():
-        layout = _layout(mask, examples[mask]) if sightings >= _MIN_SAMPLES else None
+    if sum(counts.values()) < _MIN_SHARE * len(masks):
+        return frequent
+    for mask in counts:
+        layout = _layout(mask, examples[mask])
         if layout is not None and layout.symbol in symbol_index:
             frequent.setdefault(len(mask), {})[mask] = layout
     return frequent
@@ -182,21 +201,3 @@ def _is_usual(found: re.Match[bytes]) -> bool:
 
 def _decimals(token: bytes) -> int:
     return len(token.partition(b".")[2])
-
-
-def _matrix(frames: Sequence[bytes], length: int) -> np.ndarray:
-    return np.frombuffer(b"".join(frames), np.uint8).reshape(-1, length)
-
-
-def _fitting(
-    frames: np.ndarray, layout: _Layout, mask: bytes
-) -> tuple[np.ndarray, np.ndarray | slice]:
-    """What is above ``low`` in the frames that are of the layout, and which frames these are."""
-    above = frames - layout.low  # unsigned: a byte below ``low`` becomes a large one
-    is_within = above <= layout.limit
-    if is_within.all():
-        return above, slice(None)
-    fits = is_within.all(axis=1)
-    if not fits.any():  # bytes taken for fixed have changed: learn them anew next time
-        _layouts.pop(mask, None)
-    return above[fits], fits

@@ -122,20 +122,22 @@ def _completed(
         rows[name], rows[f"{name}_decimals"] = _without_padding(
             rows[name], rows[f"{name}_decimals"]
         )
-    others = _decode_messages([payloads[i] for i in found.others], found.others, symbol_index)
-    if len(others.rows):
+    streams = {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in found.symbols}
+    rejections: list[Rejection] = []
+    if found.others:
+        others = _decode_messages([payloads[i] for i in found.others], found.others, symbol_index)
+        rejections = [
+            msgspec.structs.replace(r, receive_time_ns=receive_time_ns[r.receive_time_ns])
+            for r in others.rejections
+        ]
+        streams |= others.streams
         merged = np.empty(len(rows) + len(others.rows), dtype=TRADE_DTYPE)
         merged[: len(rows)], merged[len(rows) :] = rows, others.rows
         rows = merged
-    rows = rows[np.argsort(rows["receive_time_ns"])]  # still positions in the batch
+    rows = rows[np.argsort(rows["receive_time_ns"], kind="stable")]  # still positions in the batch
     positions = rows["receive_time_ns"].copy()
     rows["receive_time_ns"] = np.array(receive_time_ns, dtype=np.int64)[positions]
-    rejections = [
-        msgspec.structs.replace(r, receive_time_ns=receive_time_ns[r.receive_time_ns])
-        for r in others.rejections
-    ]
-    streams = {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in found.symbols}
-    return DecodedTrades(rows, rejections, streams | others.streams)
+    return DecodedTrades(rows, rejections, streams)
 
 
 def _decode_messages(

@@ -30,8 +30,7 @@ FRAME_INTERVAL_S = 0.25
 CLOCK_INTERVAL_S = 1.0
 SUMMARY_INTERVAL_S = 60.0
 CLOSE_TIMEOUT_S = 1.0
-QUEUE_EVENTS = 8_192
-TOPICS = tuple(topic for topic in Topic if topic is not Topic.FEATURES)
+QUEUE_EVENTS = 65_536  # one repair can revise a day of windows (17,280 of 5 s) at once
 _ENTER, _LEAVE, _HOME, _CLEAR_LINE, _CLEAR_BELOW = (
     "\x1b[?1049h\x1b[?25l",
     "\x1b[?25h\x1b[?1049l",
@@ -91,6 +90,7 @@ class Screen:
                 state,
                 now_ms=time.time_ns() // 1_000_000,
                 rows=size.lines,
+                columns=size.columns,
                 problems=self._problems(),
             ),
             width=size.columns,
@@ -121,7 +121,7 @@ async def watch(
         stream: standard output.
         problems: gives the log's last warnings and errors.
     """
-    with bus.subscribe(TOPICS, policy=DropOldest(QUEUE_EVENTS), name="view") as subscription:
+    with bus.subscribe(Topic, policy=DropOldest(QUEUE_EVENTS), name="view") as subscription:
         try:
             if with_view:
                 await _draw(subscription, stream, problems)

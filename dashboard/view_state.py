@@ -15,6 +15,7 @@ from domain.events import (
     Alert,
     AnalysisUnavailable,
     ConnectionEvent,
+    FeaturesEvent,
     GapEvent,
     GapState,
     HealthEvent,
@@ -53,14 +54,19 @@ class ViewState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reduce(state: ViewState, batch: Sequence[Envelope]) -> ViewState:
-    """The state after a batch of events; the old one is not changed."""
+    """The state after a batch of events; the old one is not changed.
+
+    Recovered and revised windows are counted by their features: those that did not close beside
+    the live ones come as features alone.
+    """
     payloads = [envelope.payload for envelope in batch]
     windows = [p for p in payloads if isinstance(p, WindowEvent)]
+    live = [w for w in windows if w.origin is Origin.LIVE]
+    origins = [p.origin for p in payloads if isinstance(p, FeaturesEvent)]
     signals = [p for p in payloads if isinstance(p, Signal)]
     sockets = {(p.route, p.socket_id): p for p in payloads if isinstance(p, ConnectionEvent)}
     health = [p for p in payloads if isinstance(p, HealthEvent)]
     notices = [notice for p in payloads if (notice := _notice(p)) is not None]
-    live = [w for w in windows if w.origin is Origin.LIVE]
     open_gaps, gap_counts = _after_gaps(state, [p for p in payloads if isinstance(p, GapEvent)])
     return msgspec.structs.replace(
         state,
@@ -74,16 +80,12 @@ def reduce(state: ViewState, batch: Sequence[Envelope]) -> ViewState:
         health_before=(state.health, *health)[-2] if health else state.health_before,
         window_count=state.window_count + len(live),
         incomplete_count=state.incomplete_count + sum(not w.metrics.complete for w in live),
-        recovered_count=state.recovered_count + _count(windows, Origin.RECOVERED),
-        revised_count=state.revised_count + _count(windows, Origin.REVISED),
+        recovered_count=state.recovered_count + origins.count(Origin.RECOVERED),
+        revised_count=state.revised_count + origins.count(Origin.REVISED),
         trade_count=state.trade_count + sum(w.metrics.trade_count for w in live),
         signal_count=state.signal_count + len(signals),
         last_live=live[-1] if live else state.last_live,
     )
-
-
-def _count(windows: Sequence[WindowEvent], origin: Origin) -> int:
-    return sum(window.origin is origin for window in windows)
 
 
 def _after_gaps(

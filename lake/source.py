@@ -33,22 +33,29 @@ def claim_source(folder: Path, description: Description, *, hook: StepHook = no_
         DataFolderError: The folder holds data of another source, or cannot be written or read.
     """
     wanted = dict(description)
-    found = read_source(folder)
-    if not found:
+    if not is_claimed(folder, wanted):
         content = msgspec.json.format(msgspec.json.encode(wanted), indent=2) + b"\n"
         try:
             write_atomic(folder / SOURCE_FILE, content, hook=hook)
         except FileExistsError:  # another process was first: compare with what it wrote
-            found = read_source(folder)
+            is_claimed(folder, wanted)
         except StorageError as error:
             raise DataFolderError(f"data folder {folder} cannot be used: {error}") from error
-        else:
-            return
-    if found != wanted:
+
+
+def is_claimed(folder: Path, description: Description) -> bool:
+    """Whether ``folder`` holds data of this source already; False if of none.
+
+    Raises:
+        DataFolderError: The folder holds data of another source, or cannot be read.
+    """
+    found = read_source(folder)
+    if found and found != dict(description):
         raise DataFolderError(
             f"data folder {folder} holds data of {_words(found)}, this run's source is "
-            f"{_words(wanted)}; choose another --data-dir"
+            f"{_words(description)}; choose another --data-dir"
         )
+    return bool(found)
 
 
 def read_source(folder: Path) -> dict[str, str | int]:

@@ -281,6 +281,7 @@ class LiveParts:
             "outputs": self.outputs.statistics(),
             "storage": self.storage.statistics(),
             "rest": self._rest.statistics(),
+            "bus": self._bus.statistics(),
         }
         values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
         return HealthEvent(at_ns=time.time_ns(), values=values)

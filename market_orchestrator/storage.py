@@ -28,6 +28,8 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         flush_s: feature rows and signals reach the disk this often.
+        first_flush_s: the first time already after this; the wait then doubles up to ``flush_s``,
+            so that a new run soon has something to show.
         side_flush_s: so do quarantine and gap ledger.
         merge_s: small files of the open day are merged this often.
         first_merge_s: the first time after the start.
@@ -36,6 +38,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     flush_s: float = 60.0
+    first_flush_s: float = 5.0
     side_flush_s: float = 1.0
     merge_s: float = 3_600.0
     first_merge_s: float = 300.0
@@ -120,7 +123,8 @@ class Storage:
 
     async def run(self) -> None:
         """Write what is due until cancelled; ``finish`` writes the rest."""
-        next_flush = self._monotonic() + self._settings.flush_s
+        flush_wait_s = min(self._settings.first_flush_s, self._settings.flush_s)
+        next_flush = self._monotonic() + flush_wait_s
         next_side = self._monotonic() + self._settings.side_flush_s
         next_merge = self._monotonic() + self._settings.first_merge_s
         while True:
@@ -138,7 +142,8 @@ class Storage:
                 next_side = now + self._settings.side_flush_s
                 await self._in_thread(self._flush_side)
             if now >= next_flush:
-                next_flush = now + self._settings.flush_s
+                flush_wait_s = min(2 * flush_wait_s, self._settings.flush_s)
+                next_flush = now + flush_wait_s
                 await self._in_thread(self._flush_rows)
             if now >= next_merge:
                 next_merge = now + self._settings.merge_s

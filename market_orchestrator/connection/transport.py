@@ -338,11 +338,6 @@ class _PicowsListener(picows.WSListener):
         transport.disconnect()
 
 
-def default_transport() -> Transport:
-    """What a run opens its connections with, and therefore what the doctor checks."""
-    return PicowsTransport()
-
-
 class PicowsConnection:
     """One open picows WebSocket."""
 
@@ -372,3 +367,8 @@ class PicowsConnection:
                         await self._transport.wait_disconnected()
         finally:
             self._transport.disconnect(graceful=False)
+
+
+def default_transport() -> Transport:
+    """What a run opens its connections with, and therefore what the doctor checks."""
+    return PicowsTransport()

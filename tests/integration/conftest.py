@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from tests.integration.live_parity import Rows, replayed
+from tests.integration.live_processes import Program
 from tests.integration.live_recordings import MIDNIGHT_MS, cut, record_synthetic
 
 RECORDING = "recordings/usdm_20240718.ndjson.gz"
@@ -59,3 +60,14 @@ def _recorded(recordings: Path, path: Path, is_whole: bool) -> tuple[Path, float
 def own_weight_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports are used again: no test may inherit another one's ban."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _no_process_is_left() -> Iterator[None]:
+    """What a failed test started does not outlive it."""
+    before = len(Program.started)
+    yield
+    for program in Program.started[before:]:
+        if program.is_running:
+            program.kill()
+    del Program.started[before:]

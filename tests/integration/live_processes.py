@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from feature_store import FeatureStore
 from market_orchestrator.recovery import read_bookmarks
@@ -29,6 +30,8 @@ class Program:
         arguments: What follows ``main.py``.
         variables: Environment beside the machine's own.
     """
+
+    started: ClassVar[list[Program]] = []
 
     def __init__(
         self, folder: Path, *arguments: object, variables: Mapping[str, str] | None = None
@@ -49,6 +52,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
             )
+        self.started.append(self)
 
     @property
     def stderr(self) -> str:
@@ -140,6 +144,11 @@ def start_bot(
 def has_begun(data_dir: Path) -> bool:
     """Whether the store remembers where every symbol began."""
     return set(read_bookmarks(FeatureStore(data_dir).folder)) == set(SYMBOLS)
+
+
+def has_rows(data_dir: Path, count: int) -> bool:
+    """Whether so many windows are on disk."""
+    return len(rows_of(data_dir)) >= count
 
 
 def crash_through(

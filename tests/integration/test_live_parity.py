@@ -15,7 +15,9 @@ from tests.integration.live_processes import crash_through
 
 MARKETS = ("synthetic", "recorded")
 QUIET_TAIL_MS = 15_000
-RECOVERABLE: list[FaultKind] = [kind for kind in FaultKind if kind is not FaultKind.REST_LOST_TRADES]
+RECOVERABLE: list[FaultKind] = [
+    kind for kind in FaultKind if kind is not FaultKind.REST_LOST_TRADES
+]
 LONG = pytest.mark.long
 
 pytestmark = pytest.mark.usefixtures("own_weight_budget")

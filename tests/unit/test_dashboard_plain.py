@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from domain.events import (
     AnalysisUnavailable,
     ConnectionEvent,
     ConnectionState,
+    FeaturesEvent,
     GapEvent,
     GapState,
     HealthEvent,
@@ -28,6 +30,7 @@ from domain.events import (
     Topic,
     WindowEvent,
 )
+from domain.features import FeatureRow
 from domain.flow import FlowMetrics, Origin
 from event_bus import Envelope, EventBus
 
@@ -40,9 +43,10 @@ def window(
     *,
     complete: bool = True,
     missing: int | None = 0,
-    origin: Origin = Origin.LIVE,
     trades: int = 10,
     quote_volume: str = "100",
+    cvd: str = "17.5",
+    origin: Origin = Origin.LIVE,
 ) -> WindowEvent:
     values: dict[str, Any] = dict.fromkeys(FlowMetrics.__struct_fields__)
     zeros = ("volume", "buy_volume", "sell_volume", "net_flow_quote", "flow_imbalance")
@@ -58,13 +62,18 @@ def window(
         "close": Decimal("64123.40"),
         "quote_volume": Decimal(quote_volume),
         "delta": Decimal("-1.250"),
-        "cvd": Decimal("17.5"),
+        "cvd": Decimal(cvd),
         "cvd_complete": True,
         "whale_delta": Decimal(3),
         "whale_count": 2,
         "schema_version": 1,
     }
     return WindowEvent(FlowMetrics(**values), origin, 0, (end_ms + 260) * 1_000_000)
+
+
+def features(origin: Origin) -> FeaturesEvent:
+    required = [f.name for f in msgspec.structs.fields(FeatureRow) if f.required]
+    return FeaturesEvent(FeatureRow(**dict.fromkeys(required)), origin)  # type: ignore[arg-type]
 
 
 def socket(state: ConnectionState, socket_id: int = 0, route: str = "trades") -> ConnectionEvent:
@@ -110,9 +119,11 @@ def after(*payloads: msgspec.Struct, state: ViewState | None = None) -> ViewStat
     return reduce(state or ViewState(), batch)
 
 
-def drawn(state: ViewState, problems: Sequence[str] = (), rows: int = 40) -> str:
-    picture = render(state, now_ms=T0 + 9_000, rows=rows, problems=problems)
-    return to_text(picture, width=120, colour=False)
+def drawn(
+    state: ViewState, problems: Sequence[str] = (), rows: int = 40, columns: int = 120
+) -> str:
+    picture = render(state, now_ms=T0 + 9_000, rows=rows, columns=columns, problems=problems)
+    return to_text(picture, width=columns, colour=False)
 
 
 def test_reducing_does_not_change_the_old_state() -> None:
@@ -127,13 +138,19 @@ def test_reducing_does_not_change_the_old_state() -> None:
 def test_live_recovered_and_revised_windows_are_counted_apart() -> None:
     state = after(
         window(),
+        features(Origin.LIVE),
         window(complete=False),
-        window(origin=Origin.RECOVERED),
-        window(origin=Origin.REVISED),
+        features(Origin.LIVE),
+        window(origin=Origin.RECOVERED),  # closed in order, but long after its end
+        features(Origin.RECOVERED),
+        features(Origin.RECOVERED),
+        *[features(Origin.REVISED)] * 2,
     )
     assert (state.window_count, state.incomplete_count) == (2, 1)
-    assert (state.recovered_count, state.revised_count) == (1, 1)
+    assert (state.recovered_count, state.revised_count) == (2, 2)
     assert state.trade_count == 20
+    assert "  recovered" in drawn(state)
+    assert "windows recovered 2, revised 2" in drawn(state)
 
 
 def test_a_gap_is_open_until_it_is_repaired_or_lost() -> None:
@@ -179,6 +196,7 @@ def test_the_picture_shows_connections_windows_signals_and_problems() -> None:
                 "flow.frames": 7_000,
                 "validator.clock_offset_ms": 12.5,
                 "loop.worst_lag_ms": 3.2,
+                "bus.dropped_count": 4,
             },
         ),
     )
@@ -200,6 +218,7 @@ def test_the_picture_shows_connections_windows_signals_and_problems() -> None:
         "200 messages/s",
         "received 12 ms after the event",
         "loop lag at most 3 ms",
+        "4 events dropped",
         "stream.gap",
         "2 trades/s",
         "closed 260 ms after its end",
@@ -220,6 +239,44 @@ def test_of_windows_that_end_together_the_busiest_come_first() -> None:
     assert len(text.splitlines()) <= 24
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(80, 24), (100, 30), (200, 50)])
+def test_no_line_wraps_and_the_view_fits_the_terminal(columns: int, rows: int) -> None:
+    words = "a reason much longer than any terminal is wide " * 8
+    sockets = [
+        msgspec.structs.replace(socket(ConnectionState.SUSPECT, n, route), reason=words, attempt=15)
+        for route in ("trades", "depth")
+        for n in (1, 2)
+    ]
+    events = [
+        window(T0 - 5_000 * n, "1000SHIBUSDT", complete=False, missing=None, cvd="-123456.789")
+        for n in range(100)
+    ]
+    alerts = [
+        Alert(name="a", severity="error", symbol=None, message=words, at_ns=0) for _ in range(9)
+    ]
+    signals = [msgspec.structs.replace(signal(), rationale=words)] * 20
+    state = after(*sockets, *events, *alerts, *signals)
+    text = drawn(state, problems=[words] * 9, rows=rows, columns=columns)
+    lines = text.splitlines()
+    assert len(lines) < rows
+    assert all(len(line) <= columns for line in lines)
+    assert ("+3 (2)" in text) == (columns >= 100)
+    assert lines[0].startswith("00:00:09 UTC" if columns < 120 else "order flow · ")
+    assert "closed " in lines[0]
+    assert "…" not in lines[0]
+    shown = [line for line in lines if "1000SHIBUSDT" in line]
+    assert shown
+    assert all("-123,457 " in line and "+3" in line and "no, ?" in line for line in shown)
+
+
+@pytest.mark.parametrize(
+    ("cvd", "shown"),
+    [("0.00001234", "+0.00001234"), ("-1234.5678", "-1,234.57"), ("98765432.1", "+98,765,432 ")],
+)
+def test_flows_are_shown_with_six_digits_at_most(cvd: str, shown: str) -> None:
+    assert shown in drawn(after(window(cvd=cvd)))
+
+
 def test_the_summary_names_every_socket() -> None:
     state = after(socket(ConnectionState.HEALTHY), socket(ConnectionState.SUSPECT, 1, "depth"))
     assert summary(state)["connections"] == "depth#1 suspect, trades#0 healthy"
@@ -236,13 +293,31 @@ def test_a_terminal_that_takes_nothing_does_not_hold_up_the_caller() -> None:
                 for _ in range(400):  # nobody reads: the terminal's buffer fills up
                     for state in states:
                         screen.show(state)
-                assert supports_view(stream) or os.environ.get("TERM") == "dumb"
     finally:
         os.set_blocking(ours, False)
         for thread in threading.enumerate():
             while thread.name == "view" and thread.is_alive():
                 _drain(ours)
                 thread.join(0.01)
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_only_a_terminal_that_knows_escape_sequences_gets_a_view(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pty = pytest.importorskip("pty", reason="this system has no pseudo terminals")
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w", closefd=False) as stream:
+            monkeypatch.setenv("TERM", "xterm")
+            assert supports_view(stream)
+            monkeypatch.setenv("TERM", "dumb")
+            assert not supports_view(stream)
+        monkeypatch.setenv("TERM", "xterm")
+        with (tmp_path / "file").open("w") as stream:
+            assert not supports_view(stream)
+    finally:
         os.close(ours)
         os.close(theirs)
 

@@ -42,6 +42,8 @@ def _isolated(clean_environment: pytest.MonkeyPatch) -> None:
         (["simulate", "--seed", "x"], "--seed"),
         (["simulate", "--market", "cm"], "--market"),
         (["simulate", "--port", "70000"], "port"),
+        (["simulate", "--recording", "r.ndjson", "--seed", "3"], "--seed: a recording has its own"),
+        (["simulate", "--symbols", "X", "--recording", "r"], "--symbols: a recording has its own"),
         (["doctor", "--duration", "5"], "--duration"),
     ],
 )
@@ -283,6 +285,7 @@ def test_a_log_folder_that_cannot_be_made_names_the_setting(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert main.main(["run", "--source", "demo", "--data-dir", str(tmp_path / "file")]) == 2
