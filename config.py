@@ -288,11 +288,15 @@ class Settings(BaseSettings):
     binance_ws_url: WebSocketHost = Field(
         DEFAULT_WS_BASE[Market.UM], description="futures WebSocket host; routes are added to it"
     )
-    binance_rest_url: HttpHost = Field(DEFAULT_REST_BASE[Market.UM], description="futures REST host")
+    binance_rest_url: HttpHost = Field(
+        DEFAULT_REST_BASE[Market.UM], description="futures REST host"
+    )
     binance_spot_ws_url: WebSocketHost = Field(
         DEFAULT_WS_BASE[Market.SPOT], description="spot WebSocket host"
     )
-    binance_spot_rest_url: HttpHost = Field(DEFAULT_REST_BASE[Market.SPOT], description="spot REST host")
+    binance_spot_rest_url: HttpHost = Field(
+        DEFAULT_REST_BASE[Market.SPOT], description="spot REST host"
+    )
     binance_rate_limit_weight: int | None = Field(
         None,
         ge=40,

@@ -220,21 +220,16 @@ def _doctor(arguments: list[str]) -> int:
 
 
 async def _examine(settings: Settings) -> int:
+    from market_orchestrator.market_orchestrator import hosts
     from monitoring.doctor import Examined, examine
 
-    ws_url, rest_url = settings.ws_url, settings.rest_url
     async with contextlib.AsyncExitStack() as stack:
-        if settings.source == "demo":
-            from simulator.server import SimulatedExchange
-            from simulator.settings import SimulatorSettings
-
-            demo = SimulatorSettings(market=settings.market, symbols=settings.symbols)
-            exchange = await stack.enter_async_context(SimulatedExchange(demo))
-            ws_url, rest_url = exchange.ws_url, exchange.rest_url
+        ws_url, rest_url = await hosts(settings, stack)
         examined = Examined(
             market=settings.market,
             symbols=settings.symbols,
             data_root=settings.data_root,
+            source=settings.source_description,
             ws_url=ws_url,
             rest_url=rest_url,
             uses_exchange=settings.replay_path is None,

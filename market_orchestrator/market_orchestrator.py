@@ -14,7 +14,6 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -23,7 +22,7 @@ from binance_api.endpoints import Route, StreamKind, stream_name
 from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient, RestSettings
 from binance_api.weight_budget import WeightBudgetSettings
-from config import Settings
+from config import DEMO_SEED, Settings
 from domain.errors import ConfigError, SourceError, StorageError
 from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
 from domain.market import Market
@@ -35,7 +34,7 @@ from lake.lock import FolderLock
 from lake.paths import LakePaths
 from lake.quarantine import Quarantine
 from lake.signal_store import signal_store
-from lake.source import Description, claim_source
+from lake.source import claim_source
 from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
@@ -80,8 +79,8 @@ class EnhancedMarketBot:
         settings = self.settings
         try:
             async with AsyncExitStack() as stack:
-                ws_url, rest_url, description = await _source(settings, stack)
-                paths = _open_folder(settings, description, stack)
+                ws_url, rest_url = await hosts(settings, stack)
+                paths = _open_folder(settings, stack)
                 rest = await stack.enter_async_context(
                     RestClient(
                         RestSettings(
@@ -272,6 +271,8 @@ class LiveParts:
             "flow": self.flow.statistics(),
             "windows": self.flow.builder.statistics(),
             "validator": self.flow.validator.statistics(),
+            "books": self.flow.books.statistics(),
+            "analyzer": self.flow.analyzer.statistics(),
             "pipeline": self.flow.pipeline.statistics(),
             "connection": self.manager.statistics(),
             "repair": self.repairer.statistics(),
@@ -384,26 +385,23 @@ def _connection_settings(settings: Settings, ws_url: str) -> ConnectionSettings:
     )
 
 
-async def _source(settings: Settings, stack: AsyncExitStack) -> tuple[str, str, Description]:
-    """WebSocket and REST hosts, and what the data folder will hold; starts the demo's exchange."""
-    market = settings.market.value
-    if settings.source == "demo":
-        # Only the demo needs the exchange's code.
-        from simulator.server import SimulatedExchange  # noqa: PLC0415
-        from simulator.settings import SimulatorSettings  # noqa: PLC0415
+async def hosts(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
+    """WebSocket and REST hosts; of the demo's exchange, which ends with ``stack``."""
+    if settings.source != "demo":
+        return settings.ws_url, settings.rest_url
+    # Only the demo needs the exchange's code.
+    from simulator.server import SimulatedExchange  # noqa: PLC0415
+    from simulator.settings import SimulatorSettings  # noqa: PLC0415
 
-        exchange = await stack.enter_async_context(
-            SimulatedExchange(SimulatorSettings(market=settings.market, symbols=settings.symbols))
-        )
-        return exchange.ws_url, exchange.rest_url, {"market": market, "seed": 1}
-    host = urlsplit(settings.ws_url).netloc
-    return settings.ws_url, settings.rest_url, {"market": market, "host": host}
+    demo = SimulatorSettings(market=settings.market, symbols=settings.symbols, seed=DEMO_SEED)
+    exchange = await stack.enter_async_context(SimulatedExchange(demo))
+    return exchange.ws_url, exchange.rest_url
 
 
-def _open_folder(settings: Settings, description: Description, stack: AsyncExitStack) -> LakePaths:
+def _open_folder(settings: Settings, stack: AsyncExitStack) -> LakePaths:
     paths = LakePaths.of(settings.data_root, settings.market)
     stack.enter_context(FolderLock(paths.root, "bot"))
-    claim_source(paths.root, description)
+    claim_source(paths.root, settings.source_description)
     return paths
 
 

@@ -30,7 +30,7 @@ from market_orchestrator.storage import Storage
 log = structlog.get_logger()
 
 _ASK_DEADLINE_S = 5.0
-BOOKMARK_FILE = "_started.json"  # in the feature folder; readers of Parquet skip such names
+BOOKMARK_FILE = "started.json"  # beside source.json: the dataset folder holds Parquet alone
 
 
 class RecoverySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,7 +113,7 @@ class Recovery:
         symbols = self._flow.symbols
         lasts = store.last_rows(symbols)
         ids = store.last_known_ids(symbols)
-        marks = read_bookmarks(store.folder)
+        marks = read_bookmarks(store.folder.parent)
         plans = []
         for symbol in symbols:
             last = lasts.get(symbol)
@@ -277,7 +277,7 @@ class Recovery:
         }
         if fresh:
             self._bookmarked.update(fresh)
-            await asyncio.to_thread(write_bookmarks, self._outputs.features.folder, fresh)
+            await asyncio.to_thread(write_bookmarks, self._outputs.features.folder.parent, fresh)
 
     # --- rebuilding -----------------------------------------------------------------------
 

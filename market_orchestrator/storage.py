@@ -41,7 +41,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     first_flush_s: float = 5.0
     side_flush_s: float = 1.0
     merge_s: float = 3_600.0
-    first_merge_s: float = 300.0
+    first_merge_s: float = 30.0
     gather_s: float = 0.3
     retry_s: float = 5.0
 
@@ -199,8 +199,10 @@ class Storage:
             await asyncio.to_thread(self._outputs.signals.flush)
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Failed flushes and repairs waiting to be written."""
+        """Failed flushes, repairs waiting to be written, rejected input, holes by state."""
+        sides = {"quarantine": self._quarantine.statistics(), "ledger": self._ledger.statistics()}
         return {
+            **{f"{side}_{k}": v for side, read in sides.items() for k, v in read.items()},
             "failed_flushes": self._failed_flushes,
             "waiting_repairs": sum(map(len, self._rebuilt.values())),
         }
@@ -253,6 +255,7 @@ class Storage:
     def _merge(self) -> None:
         try:
             self._outputs.features.compact_due(self._flow.builder.route_ms)
+            self._outputs.signals.partitioned.compact_due(self._flow.builder.route_ms)
             self._ledger.expire(self._flow.builder.route_ms, at_ns=self._wall_ns())
         except StorageError as error:
             log.error("storage.merge_failed", error=str(error))

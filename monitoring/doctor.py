@@ -1,7 +1,8 @@
 """Checks what a run needs, one finding after the other, and says what to do about each failure.
 
 Consumes addresses, symbols and a folder (plain values), produces findings, reported as they come,
-and an exit code: 0 sound or only warnings, 1 something here is wrong, 3 the exchange is out of reach.
+and an exit code, the one a run would end with: 0 sound or only warnings, 1 no space left, 2 a
+folder or a symbol that a run refuses, 3 the exchange is out of reach. Several: the lowest.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,11 @@ import msgspec
 from binance_api.endpoints import Route, StreamKind, stream_name, stream_url
 from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient, RestSettings
+from domain.errors import ConfigError, ConnectionLost, DataFolderError, OrderFlowError
 from domain.market import Market
+from lake.lock import FolderLock
+from lake.paths import LakePaths
+from lake.source import is_claimed
 from market_orchestrator.connection.transport import (
     CONNECT_ERRORS,
     Closed,
@@ -42,24 +47,28 @@ _ROUTE_KIND = {Route.TRADES: StreamKind.AGG_TRADE, Route.DEPTH: StreamKind.DEPTH
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
-    """What is examined; ``ws_url`` and ``rest_url`` are hosts alone."""
+    """What is examined; ``ws_url`` and ``rest_url`` are hosts alone, ``source`` is the folder's."""
 
     market: Market
     symbols: tuple[str, ...]
     data_root: Path
+    source: Mapping[str, str | int]
     ws_url: str
     rest_url: str
     uses_exchange: bool = True
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """One result; ``advice`` says what to do about a warning or failure."""
+    """One result; ``advice`` says what to do about a warning or failure.
+
+    ``exit_code`` is that of a run that fails for this reason.
+    """
 
     subject: str
     verdict: Literal["ok", "warning", "FAILED"]
     detail: str
     advice: str = ""
-    is_exchange: bool = False
+    exit_code: int = ConfigError.exit_code
 
     def __str__(self) -> str:
         advice = f" → {self.advice}" if self.advice else ""
@@ -94,6 +103,7 @@ async def examine(
     add(Finding(subject="configuration", verdict="ok", detail=_described(examined)))
     add(check_space(examined.data_root))
     add(check_writable(examined.data_root))
+    add(check_owner(LakePaths.of(examined.data_root, examined.market).root, examined.source))
     if examined.uses_exchange:
         report(f"{'…':<8} {'REST':<18} asking {examined.rest_url}")
         async for finding in check_rest(examined):
@@ -106,11 +116,8 @@ async def examine(
 
 
 def exit_code(findings: list[Finding]) -> int:
-    """1 if anything of this machine failed, else 3 if the exchange did, else 0."""
-    failed = [finding for finding in findings if finding.verdict == "FAILED"]
-    if any(not finding.is_exchange for finding in failed):
-        return 1
-    return 3 if failed else 0
+    """The lowest exit code of what failed, 0 if nothing did."""
+    return min((f.exit_code for f in findings if f.verdict == "FAILED"), default=0)
 
 
 def _failed(findings: list[Finding]) -> int:
@@ -136,7 +143,13 @@ def check_space(folder: Path) -> Finding:
     detail = f"{free / 1024**3:,.1f} GiB free for {folder}"
     advice = "make room, or choose another --data-dir"
     if free < DISK_FAILURE_BYTES:
-        return Finding(subject="disk space", verdict="FAILED", detail=detail, advice=advice)
+        return Finding(
+            subject="disk space",
+            verdict="FAILED",
+            detail=detail,
+            advice=advice,
+            exit_code=OrderFlowError.exit_code,
+        )
     if free < DISK_WARNING_BYTES:
         return Finding(subject="disk space", verdict="warning", detail=detail, advice=advice)
     return Finding(subject="disk space", verdict="ok", detail=detail)
@@ -159,6 +172,25 @@ def check_writable(folder: Path) -> Finding:
         )
     note = "" if existing == folder else " (will be created)"
     return Finding(subject="data folder", verdict="ok", detail=f"{folder} can be written{note}")
+
+
+def check_owner(root: Path, source: Mapping[str, str | int]) -> Finding:
+    """Whether a run may have the folder: held by no bot, and of no other source.
+
+    Args:
+        root: of one market's tree.
+        source: what a run would write there.
+    """
+    try:
+        lock = FolderLock(root, "bot")
+        if lock.path.exists():  # taking it would make one
+            with lock:
+                pass
+        mine = is_claimed(root, source)
+    except DataFolderError as error:
+        return Finding(subject="data owner", verdict="FAILED", detail=str(error))
+    held = "holds data of this source" if mine else "holds no data yet"
+    return Finding(subject="data owner", verdict="ok", detail=f"{root} {held}, no bot is running")
 
 
 def _existing(folder: Path) -> Path:
@@ -202,7 +234,6 @@ def clock_finding(exchange_ms: int, local_ms: int, latency_ms: float) -> Finding
         verdict="warning",
         detail=detail,
         advice="synchronise this machine's clock (NTP); windows stay exact, latencies read wrong",
-        is_exchange=True,
     )
 
 
@@ -215,7 +246,6 @@ def symbols_finding(wanted: tuple[str, ...], known: set[str]) -> Finding:
             verdict="warning",
             detail="the exchange lists none, so they cannot be checked",
             advice="nothing to do if this is a proxy or a simulator",
-            is_exchange=True,
         )
     if unknown:
         return Finding(
@@ -309,10 +339,14 @@ class _FirstFrame:
 
 
 def _sound(subject: str, detail: str) -> Finding:
-    return Finding(subject=subject, verdict="ok", detail=detail, is_exchange=True)
+    return Finding(subject=subject, verdict="ok", detail=detail)
 
 
 def _unreachable(subject: str, detail: str, advice: str) -> Finding:
     return Finding(
-        subject=subject, verdict="FAILED", detail=detail, advice=advice, is_exchange=True
+        subject=subject,
+        verdict="FAILED",
+        detail=detail,
+        advice=advice,
+        exit_code=ConnectionLost.exit_code,
     )

@@ -106,11 +106,6 @@ class LogWriter:
             self._thread.join(CLOSE_TIMEOUT_S)
         self._closed = not self._thread.is_alive()
 
-    @property
-    def is_stuck(self) -> bool:
-        """Whether closing gave up on a target that takes no more lines."""
-        return self._thread.is_alive()
-
     def __enter__(self) -> Self:
         return self
 

@@ -36,8 +36,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
     },
     "dashboard": {"domain", "event_bus"},
-    "monitoring": {"domain", "binance_api", "market_orchestrator.connection"},
-    "config": {"domain", "microstructure", "flow_analyzer", "data_pipeline", "rules_analyst"},
+    "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
+    "config": {
+        *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
+        "rules_analyst",
+    },
     "main": {
         *("domain", "config", "dashboard", "monitoring", "simulator"),
         "market_orchestrator.market_orchestrator",

@@ -143,7 +143,7 @@ def start_bot(
 
 def has_begun(data_dir: Path) -> bool:
     """Whether the store remembers where every symbol began."""
-    return set(read_bookmarks(FeatureStore(data_dir).folder)) == set(SYMBOLS)
+    return set(read_bookmarks(FeatureStore(data_dir).folder.parent)) == set(SYMBOLS)
 
 
 def has_rows(data_dir: Path, count: int) -> bool:

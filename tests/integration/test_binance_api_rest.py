@@ -28,7 +28,7 @@ from binance_api.weight_budget import WeightBudgetSettings
 from domain.market import TRADE_DTYPE, Market
 
 START_NS = 29_000_000 * 60_000_000_000 + 10_000_000_000  # ten seconds into a minute
-TRADE = {"a": 5, "p": "1.50", "q": "0.7", "f": 1, "l": 2, "T": 1_721_347_200_000_000, "m": True}
+TRADE = {"a": 5, "p": "1.50", "q": "0.7", "f": 1, "l": 2, "T": 1_721_347_200_000, "m": True}
 
 
 class ManualTime:

@@ -7,11 +7,14 @@ from pathlib import Path
 import pytest
 
 from domain.market import Market
+from lake.lock import FolderLock
+from lake.source import claim_source
 from market_orchestrator.connection.transport import Closed, FrameHandler
 from monitoring.doctor import (
     DISK_FAILURE_BYTES,
     Examined,
     Finding,
+    check_owner,
     check_routes,
     check_space,
     check_writable,
@@ -23,12 +26,15 @@ from monitoring.doctor import (
 from simulator.server import SimulatedExchange
 from simulator.settings import SimulatorSettings
 
+SOURCE = {"market": "um", "host": "an.exchange"}
+
 
 def examined(data_root: Path, address: str, symbols: tuple[str, ...] = ("BTCUSDT",)) -> Examined:
     return Examined(
         market=Market.UM,
         symbols=symbols,
         data_root=data_root,
+        source=SOURCE,
         ws_url=f"ws://{address}",
         rest_url=f"http://{address}",
     )
@@ -103,7 +109,7 @@ def test_an_unknown_symbol_is_named_and_fails(tmp_path: Path) -> None:
     finding = symbols_finding(("BTCUSDT", "NOPEUSDT"), {"BTCUSDT"})
     assert finding.verdict == "FAILED"
     assert "NOPEUSDT" in finding.detail
-    assert exit_code([finding]) == 1
+    assert exit_code([finding]) == 2
     assert symbols_finding(("BTCUSDT",), set()).verdict == "warning"
 
 
@@ -171,7 +177,8 @@ def test_a_full_disk_and_a_bad_folder_fail_with_advice(
     unusable = check_writable(tmp_path / "file" / "data")
     assert unusable.verdict == "FAILED"
     assert "--data-dir" in unusable.advice
-    assert exit_code([unusable]) == 1
+    assert exit_code([unusable]) == 2
+    assert exit_code([unusable, full]) == 1
 
 
 def test_looking_at_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -180,9 +187,26 @@ def test_looking_at_a_folder_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_a_run_would_refuse_fails_with_the_reason(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    assert check_owner(root, SOURCE).verdict == "ok"
+    assert not root.exists()
+    claim_source(root, SOURCE)
+    with FolderLock(root, "bot"):
+        held = check_owner(root, SOURCE)
+    assert held.verdict == "FAILED"
+    assert "in use by the bot with pid" in held.detail
+    assert check_owner(root, SOURCE).verdict == "ok"
+    other = check_owner(root, {"market": "um", "host": "another.exchange"})
+    assert other.verdict == "FAILED"
+    assert "holds data of market um, host an.exchange" in other.detail
+    assert exit_code([held]) == exit_code([other]) == 2
+
+
 def test_what_is_wrong_here_outranks_what_is_wrong_there() -> None:
     here = Finding(subject="a", verdict="FAILED", detail="")
-    there = Finding(subject="b", verdict="FAILED", detail="", is_exchange=True)
-    assert exit_code([there, here]) == 1
-    assert exit_code([there]) == 3
-    assert exit_code([]) == 0
+    there = Finding(subject="b", verdict="FAILED", detail="", exit_code=3)
+    warned = Finding(subject="c", verdict="warning", detail="", exit_code=1)
+    assert exit_code([there, here, warned]) == 2
+    assert exit_code([there, warned]) == 3
+    assert exit_code([warned]) == exit_code([]) == 0

@@ -143,4 +143,3 @@ def test_lines_after_closing_are_written_at_once() -> None:
     writer.close()
     writer.write("late")
     assert stream.getvalue() == "late\n"
-    assert not writer.is_stuck
