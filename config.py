@@ -7,6 +7,7 @@ The field's name in upper case is its variable, in kebab case its flag (docs/ref
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -36,6 +37,7 @@ from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
 DAY_S = 86_400
+_FINGERPRINT_BYTES = 4_096
 DEMO_SEED = 1  # of the demo's synthetic market
 MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -91,7 +93,9 @@ def _check_source(source: str) -> str:
     if kind != "replay" or not path:
         raise ValueError("must be binance, demo or replay:PATH")
     if not Path(path).exists():
-        raise ValueError("names a recording that does not exist")
+        raise ValueError("names nothing that exists")
+    if not Path(path).is_file():
+        raise ValueError("names a folder, not a recording")
     return source
 
 
@@ -310,7 +314,7 @@ class Settings(BaseSettings):
         gt=0,
         le=3_600,
         allow_inf_nan=False,
-        description="feature rows reach disk every so many s",
+        description="feature rows and signals reach disk every so many s; a run's first ones sooner",
     )
 
     # --- thresholds of the parts, as <PART>_<FIELD> variables ---
@@ -377,10 +381,15 @@ class Settings(BaseSettings):
 
     @property
     def source_description(self) -> dict[str, str | int]:
-        """Market and host, seed or recording: what the data folder says whose data it holds."""
+        """Market and host, seed or recording: whose data the data folder holds.
+
+        A recording is known by its name and its first bytes, so that one that grows stays itself.
+        """
         described: dict[str, str | int] = {"market": self.market.value}
         if self.replay_path is not None:
-            return described | {"recording": self.replay_path.name}
+            with self.replay_path.open("rb") as file:
+                begin = hashlib.blake2b(file.read(_FINGERPRINT_BYTES), digest_size=8).hexdigest()
+            return described | {"recording": self.replay_path.name, "fingerprint": begin}
         if self.source == "demo":
             return described | {"seed": DEMO_SEED}
         return described | {"host": urlsplit(self.ws_url).netloc}

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 STOP_TIMEOUT_S = 10.0
 SAME_SIGNAL_S = 0.5  # a process group's signal and make's copy of it are one request to stop
 RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")
+LIVE_ONLY = (
+    *("ws_ping_interval", "ws_max_reconnect_attempts", "ws_backoff_cap", "ws_redundancy"),
+    *("ws_rotation_minute", "health_check_interval", "binance_rate_limit_weight"),
+    *("binance_ws_url", "binance_rest_url", "binance_spot_ws_url", "binance_spot_rest_url"),
+)
 _OVERVIEW = """\
 Order flow of Binance markets, live: exact 5-second windows, features, signals.
 
@@ -63,7 +68,7 @@ examples:
     "replay": """\
 examples:
   python main.py replay recordings/day.ndjson.gz
-  python main.py replay recordings/day.ndjson.gz --headless --data-dir replayed""",
+  python main.py replay recordings/day.ndjson.gz --symbols BTCUSDT --data-dir replayed""",
     "simulate": """\
 examples:
   python main.py simulate
@@ -147,6 +152,8 @@ def _run(arguments: list[str]) -> int:
     _add_settings(parser, first=RUN_OPTIONS)
     settings = _settings(parser.parse_args(arguments))
     if settings.replay_path is not None:
+        if settings.duration is not None:
+            raise ConfigError("DURATION (--duration): a replay ends where its recording ends")
         return _replay_with(settings, settings.replay_path)
     from dashboard import plain
 
@@ -164,15 +171,16 @@ def _run(arguments: list[str]) -> int:
 def _replay(arguments: list[str]) -> int:
     parser = _Parser("replay")
     parser.add_argument("path", metavar="PATH", help="a recording (.ndjson or .ndjson.gz)")
-    _add_settings(parser, first=RUN_OPTIONS, without=("source", "duration"))
+    _add_settings(parser, first=RUN_OPTIONS, without=("source", "duration", *LIVE_ONLY))
     given = vars(parser.parse_args(arguments))
     path = given.pop("path")
     try:
         settings = _settings(argparse.Namespace(**given, source=f"replay:{path}"))
     except ConfigError as error:
-        if str(error).startswith("SOURCE "):
-            raise ConfigError(f"PATH: {path} does not exist") from None
-        raise
+        if not str(error).startswith("SOURCE "):
+            raise
+        reason = "is a folder, not a recording" if Path(path).exists() else "does not exist"
+        raise ConfigError(f"PATH: {path} {reason}") from None
     return _replay_with(settings, Path(path))
 
 

@@ -21,8 +21,8 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--minutes", type=float, help="measured time (default 5: 60 windows)")
     given = parser.parse_args()
-    seconds = 60 * given.minutes if given.minutes else (12.0 if given.smoke else 300.0)
-    warm_up_s = 6.0 if given.smoke else 12.0
+    seconds = 60 * given.minutes if given.minutes else (8.0 if given.smoke else 300.0)
+    warm_up_s = 4.0 if given.smoke else 12.0
     bot_core, exchange_core = cores()
     with running_exchange(1, TRADES_PER_S, DEPTH_PER_S, exchange_core) as port:
         command = [sys.executable, "-m", "benchmarks.observed_bot", "--port", str(port)]

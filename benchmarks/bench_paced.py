@@ -27,8 +27,8 @@ def main() -> None:
     symbols = given.symbols or (50 if given.smoke else 500)
     trades_per_s = given.trades_per_s or 10.0 * symbols
     depth_per_s = given.depth_per_s or 10.0 * symbols
-    seconds = 60 * given.minutes if given.minutes else (12.0 if given.smoke else 60.0)
-    warm_up_s = given.warm_up if given.warm_up is not None else (6.0 if given.smoke else 30.0)
+    seconds = 60 * given.minutes if given.minutes else (8.0 if given.smoke else 60.0)
+    warm_up_s = given.warm_up if given.warm_up is not None else (4.0 if given.smoke else 30.0)
     bot_core, exchange_core = cores()
     with running_exchange(symbols, trades_per_s, depth_per_s, exchange_core) as port:
         command = [sys.executable, "-m", "benchmarks.observed_bot", "--port", str(port)]

@@ -52,14 +52,15 @@ def receive(command: list[str], port: int, count: int, core: int | None) -> dict
 
 def measure(count: int, rounds: int, trades_per_s: float) -> dict[str, list[dict[str, Any]]]:
     """All sides in turn, ``rounds`` times."""
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in sides()}
+    commands = sides()
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in commands}
     receiver_core, sender_core = cores()
     with tempfile.TemporaryDirectory() as folder:
         frames = Path(folder) / "frames.bin"
         write_trades(frames, count, trades_per_s=trades_per_s)
         with running_sender(frames, sender_core) as port:
             for number in range(rounds):
-                for name, command in sides().items():
+                for name, command in commands.items():
                     run = receive(command, port, count, receiver_core)
                     runs[name].append(run)
                     print(

@@ -156,8 +156,8 @@ async def observe(
     stop_s = time.perf_counter() - began - elapsed
     first_end = -(-first_ms // window_ms) * window_ms
     ends = range(first_end, last_ms - 1_000, window_ms)
-    per_boundary = [max(watch.after_end_ms([end]), default=float("nan")) for end in ends]
     counts = [len(watch.published.get(end, ())) for end in ends]
+    per_boundary = [max(watch.after_end_ms([end])) for end in ends if end in watch.published]
     if not sum(counts):
         raise RuntimeError(f"no window was published; flow: {flow}")
     closing = watch.after_closing_frame_ms(ends)

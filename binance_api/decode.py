@@ -39,7 +39,7 @@ _INTEGERS = (  # in the order of the wire schema, after the maker flag
     "event_time_ms",
 )
 _BULK = 24  # messages from which the columnar path is cheaper than row by row
-_COLUMNAR = 300  # frames from which looking for common layouts pays
+_COLUMNAR = 400  # frames from which looking for common layouts pays
 _POW10 = np.array([10**k for k in range(MAX_DIGITS + 1)], dtype=np.int64)
 _COMMA, _DOT = 44, 46
 

@@ -15,6 +15,7 @@ from domain.events import (
     Alert,
     AnalysisUnavailable,
     ConnectionEvent,
+    ConnectionState,
     FeaturesEvent,
     GapEvent,
     GapState,
@@ -30,13 +31,16 @@ SIGNALS_KEPT = 16
 NOTICES_KEPT = 5
 GAPS_KEPT = 1_000
 
+_DEAD = {ConnectionState.DISCONNECTED, ConnectionState.CLOSED, ConnectionState.GAVE_UP}
+
+type SocketEvents = dict[tuple[str, int], ConnectionEvent]
 type GapKey = tuple[str, str, int | None, int | None]
 
 
 class ViewState(msgspec.Struct, frozen=True, kw_only=True):
     """What the view knows; a new one is made per batch of events."""
 
-    sockets: dict[tuple[str, int], ConnectionEvent] = {}
+    sockets: SocketEvents = {}  # by route and socket id
     windows: tuple[WindowEvent, ...] = ()  # newest last
     signals: tuple[Signal, ...] = ()  # newest last
     notices: tuple[str, ...] = ()  # alerts and missing analyses, newest last
@@ -70,7 +74,7 @@ def reduce(state: ViewState, batch: Sequence[Envelope]) -> ViewState:
     open_gaps, gap_counts = _after_gaps(state, [p for p in payloads if isinstance(p, GapEvent)])
     return msgspec.structs.replace(
         state,
-        sockets=state.sockets | sockets,
+        sockets=_shown(state.sockets | sockets),
         windows=(*state.windows, *windows)[-WINDOWS_KEPT:],
         signals=(*state.signals, *signals)[-SIGNALS_KEPT:],
         notices=(*state.notices, *notices)[-NOTICES_KEPT:],
@@ -86,6 +90,16 @@ def reduce(state: ViewState, batch: Sequence[Envelope]) -> ViewState:
         signal_count=state.signal_count + len(signals),
         last_live=live[-1] if live else state.last_live,
     )
+
+
+def _shown(sockets: SocketEvents) -> SocketEvents:
+    """Without the dead ones that a newer socket of their route has replaced."""
+    newest = dict(sorted(sockets))
+    return {
+        (route, socket_id): event
+        for (route, socket_id), event in sockets.items()
+        if event.state not in _DEAD or newest[route] == socket_id
+    }
 
 
 def _after_gaps(

@@ -45,7 +45,7 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
 
     Volumes, ``delta``, ``cvd`` and whale volumes are base units; names with ``quote`` or
     ``notional`` are quote units. Empty window: sums 0, ``flow_imbalance`` 0, prices and ratios None.
-    Formulas: docs/reference.md, "Trade flow".
+    Formulas: docs/reference.md, "Definitions".
     """
 
     symbol: str

@@ -290,10 +290,11 @@ class LiveParts:
 
 async def replay(settings: Settings, path: Path) -> int:
     """Put a recording through the same code as live data; writes what is not stored yet."""
+    settings = settings.model_copy(update={"source": f"replay:{path}"})
     symbols = await asyncio.to_thread(_symbols_to_replay, settings, path)
     paths = LakePaths.of(settings.data_root, settings.market)
     with FolderLock(paths.root, "bot"):
-        claim_source(paths.root, {"market": settings.market.value, "recording": path.name})
+        claim_source(paths.root, settings.source_description)
         clock = MarketClock()
         flow = MarketFlow(flow_settings(settings, symbols), monotonic_ns=clock, repairable=False)
         bus = EventBus()

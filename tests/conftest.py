@@ -32,7 +32,7 @@ def repository() -> Path:
 def recordings_dir() -> Path:
     """Recorded market data, beside the repository; the test is skipped where there are none."""
     if not RECORDED_DATA.is_dir():
-        pytest.skip("no recorded market data beside the repository (see README, Tests)")
+        pytest.skip("no recorded market data beside the repository")
     return RECORDED_DATA
 
 

@@ -18,7 +18,8 @@ Deliver = Callable[[list[bytes], list[int]], None]
 class FrameBuffer:
     """Batches frames; ``deliver`` must not raise.
 
-    Few frames wait for ``interval_s``; while batch after batch holds ``busy_frames`` or more (a
+    A frame after a quiet moment is handed on with whatever came in the same read; others wait until
+    ``interval_s`` after the last batch. While batch after batch holds ``busy_frames`` or more (a
     lasting rate, not one burst) they are gathered for ``busy_interval_s``: a batch costs much the
     same whatever it holds.
     """
@@ -41,7 +42,8 @@ class FrameBuffer:
         self._loop = asyncio.get_running_loop()
         self._payloads: list[bytes] = []
         self._stamps: list[int] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._flushed_at = float("-inf")
         self._closed = False
 
     def add(self, payload: bytes) -> None:
@@ -64,8 +66,12 @@ class FrameBuffer:
 
     def _schedule(self) -> None:
         is_busy = self._full_in_a_row >= _LASTING
-        wait_s = self._busy_interval_s if is_busy else self._interval_s
-        self._timer = self._loop.call_later(wait_s, self.flush)
+        interval_s = self._busy_interval_s if is_busy else self._interval_s
+        wait_s = self._flushed_at + interval_s - self._loop.time()
+        if wait_s > 0:
+            self._timer = self._loop.call_later(wait_s, self.flush)
+        else:
+            self._timer = self._loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Hand on what is there, now."""
@@ -74,6 +80,7 @@ class FrameBuffer:
             self._timer = None
         if not self._payloads:
             return
+        self._flushed_at = self._loop.time()
         payloads, stamps = self._payloads, self._stamps
         self._payloads, self._stamps = [], []
         is_full = len(payloads) >= self._busy_frames

@@ -32,11 +32,9 @@ STOP_LIMIT_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def urls(market_of: MarketOf, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Variables that point at an exchange in a process of its own."""
-    market = market_of("synthetic")
-    folder = tmp_path_factory.mktemp("exchange")
-    with simulating(folder, recording=market.recording, speed=4) as found:
+def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Variables that point at an endless exchange in a process of its own."""
+    with simulating(tmp_path_factory.mktemp("exchange"), seed=5, speed=5) as found:
         yield found
 
 

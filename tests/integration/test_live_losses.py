@@ -323,10 +323,13 @@ def test_after_a_clean_stop_ids_and_cvd_go_on(market_of: MarketOf, data_dir: Pat
     assert any(row.origin == "recovered" for row in rows_of(data_dir).values())
 
 
+@pytest.mark.parametrize("hours", [1.5, pytest.param(6.0, marks=LONG)])
 def test_after_hours_without_the_bot_the_hole_is_filled_from_rest(
-    tmp_path: Path, data_dir: Path
+    tmp_path: Path, data_dir: Path, hours: float
 ) -> None:
-    start_ms, away_ms = MIDNIGHT_MS - 2 * 3_600_000, 3 * 3_600_000
+    """Over midnight, and in more than one part."""
+    away_ms = int(hours * 3_600_000)
+    start_ms = MIDNIGHT_MS - away_ms // 2
     settings = SimulatorSettings(seed=11, start_ms=start_ms, speed=30.0, rate_multiplier=0.1)
     first_ms, last_ms, wanted, done = asyncio.run(leave_and_return(settings, data_dir, away_ms))
     market = SyntheticMarket(11, SYMBOLS, start_ms=start_ms, rate_multiplier=0.1)
@@ -458,6 +461,7 @@ def test_trades_lost_while_the_bot_was_away_are_counted_and_listed(
         assert listed_ids(data_dir, symbol, {GapState.LOST}) == ids
 
 
+@LONG
 def test_what_lies_beyond_the_history_is_told_as_out_of_reach(data_dir: Path) -> None:
     """50 hours away: two hours are gone, the rest is rebuilt."""
     away_ms = 50 * 3_600_000

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from binance_api.columnar import find_rows
 from binance_api.decode import (
     Control,
     Rejection,
@@ -248,6 +249,52 @@ def test_input_nested_too_deep_is_rejected(payload: bytes) -> None:
     assert len(trades(payload).rejections) == 1
     with pytest.raises(ValueError, match="no array"):
         decode_rest_agg_trades(payload)
+
+
+# --- big batches --------------------------------------------------------------------------
+
+
+def compact(frame: bytes) -> bytes:
+    """A frame without blanks, as the exchange sends it."""
+    return frame.replace(b": ", b":").replace(b", ", b",")
+
+
+def test_a_big_batch_of_one_layout_needs_no_object_per_frame() -> None:
+    frames = [compact(agg_trade_frame(a=1_000 + i, T=START_MS + i)) for i in range(600)]
+    found = find_rows(frames, SYMBOLS)
+    assert found is not None
+    assert (len(found.rows), found.others, found.symbols) == (600, [], {"BTCUSDT"})
+    together = trades(*frames)
+    alone = np.concatenate(
+        [decode_trades([f], [NS + i], SYMBOLS).rows for i, f in enumerate(frames)]
+    )
+    assert together.rows.tolist() == alone.tolist()
+    assert together.streams == {"btcusdt@aggTrade"}
+
+
+def test_a_bad_frame_in_a_big_batch_costs_only_itself() -> None:
+    frames = [compact(agg_trade_frame(a=1_000 + i)) for i in range(600)]
+    bad = frames[300] = frames[300].replace(b'"a":1300', b'"a":0300')
+    decoded = trades(*frames)
+    assert decoded.rows["agg_trade_id"].tolist() == [1_000 + i for i in range(600) if i != 300]
+    (rejection,) = decoded.rejections
+    assert (rejection.payload, rejection.receive_time_ns) == (bad, NS + 300)
+
+
+def test_a_layout_whose_fixed_bytes_change_is_learnt_anew() -> None:
+    for value in (1, 2):
+        frames = [compact(agg_trade_frame(a=1_000 + i, st=value)) for i in range(600)]
+        assert len(trades(*frames).rows) == 600
+    found = find_rows(frames, SYMBOLS)
+    assert found is not None
+    assert not found.others
+
+
+def test_a_big_batch_of_many_symbols_is_left_to_the_parser() -> None:
+    symbols = {f"S{letter}USDT": i for i, letter in enumerate("ABCDEFGHIJKLMNOPQRST")}
+    frames = [compact(agg_trade_frame(symbol, a=i)) for symbol in symbols for i in range(10, 25)]
+    assert find_rows(frames, symbols) is None
+    assert len(decode_trades(frames, range(len(frames)), symbols).rows) == len(frames)
 
 
 # --- depth --------------------------------------------------------------------------------

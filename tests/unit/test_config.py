@@ -218,3 +218,21 @@ def test_every_variable_is_described_and_in_the_reference(repository: Path) -> N
 def test_every_part_has_a_field_of_its_name() -> None:
     for name, part in PARTS.items():
         assert isinstance(getattr(Settings(), name), part)
+
+
+def test_what_a_folder_holds_names_host_seed_or_recording(tmp_path: Path) -> None:
+    assert Settings().source_description == {"market": "um", "host": "fstream.binance.com"}
+    assert Settings(source="demo", market="spot").source_description == {
+        "market": "spot",
+        "seed": 1,
+    }
+    one, other = tmp_path / "one" / "day.ndjson", tmp_path / "other" / "day.ndjson"
+    for path, text in ((one, "1 {}\n" * 2_000), (other, "2 {}\n" * 2_000)):
+        path.parent.mkdir()
+        path.write_text(text)
+    described = Settings(source=f"replay:{one}").source_description
+    assert described["recording"] == "day.ndjson"
+    assert described != Settings(source=f"replay:{other}").source_description
+    with one.open("a") as file:
+        file.write("3 {}\n")
+    assert Settings(source=f"replay:{one}").source_description == described

@@ -153,6 +153,16 @@ def test_live_recovered_and_revised_windows_are_counted_apart() -> None:
     assert "windows recovered 2, revised 2" in drawn(state)
 
 
+def test_a_dead_socket_is_shown_until_another_takes_its_place() -> None:
+    dead = [socket(ConnectionState.DISCONNECTED, n) for n in range(100)]
+    state = after(socket(ConnectionState.CLOSED, 7, "depth"), *dead)
+    assert list(state.sockets) == [("depth", 7), ("trades", 99)]
+    state = after(
+        socket(ConnectionState.HEALTHY, 100), socket(ConnectionState.SUSPECT, 98), state=state
+    )
+    assert sorted(state.sockets) == [("depth", 7), ("trades", 98), ("trades", 100)]
+
+
 def test_a_gap_is_open_until_it_is_repaired_or_lost() -> None:
     state = after(gap(GapState.OPEN, 5), gap(GapState.OPEN, 9), gap(GapState.REPAIRED, 5))
     assert [event.first_id for event in state.open_gaps.values()] == [9]

@@ -36,9 +36,12 @@ def _isolated(clean_environment: pytest.MonkeyPatch) -> None:
         (["--window-duration", "7"], "WINDOW_DURATION (--window-duration): must divide a day"),
         (["--symbols", "BTC/USDT"], "SYMBOLS (--symbols)"),
         (["--market", "cm"], "MARKET (--market)"),
-        (["--source", "replay:absent"], "SOURCE (--source): names a recording"),
+        (["--source", "replay:absent"], "SOURCE (--source): names nothing that exists"),
+        (["--source", "replay:."], "SOURCE (--source): names a folder"),
         (["replay"], "PATH"),
         (["replay", "absent.ndjson.gz"], "PATH: absent.ndjson.gz does not exist"),
+        (["replay", "."], "PATH: . is a folder, not a recording"),
+        (["replay", "x", "--ws-redundancy", "2"], "unrecognized arguments: --ws-redundancy"),
         (["simulate", "--seed", "x"], "--seed"),
         (["simulate", "--market", "cm"], "--market"),
         (["simulate", "--port", "70000"], "port"),
@@ -56,6 +59,12 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert line.startswith("error: ")
     assert expected in line
     assert captured.out == ""
+
+
+def test_a_replay_has_no_duration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "day.ndjson").touch()
+    assert main.main(["--source", "replay:day.ndjson", "--duration", "5"]) == 2
+    assert "DURATION (--duration): a replay ends" in capsys.readouterr().err
 
 
 def test_a_bad_variable_is_one_line_without_its_value(
