@@ -225,7 +225,10 @@ class Settings(BaseSettings):
     # --- what to run on ---
     symbols: Annotated[
         tuple[str, ...], NoDecode, BeforeValidator(_split_symbols), AfterValidator(_check_symbols)
-    ] = Field(DEFAULT_SYMBOLS, description="symbols to follow, comma between two")
+    ] = Field(
+        DEFAULT_SYMBOLS,
+        description="symbols to follow, comma between two; a replay: all it holds, unless set",
+    )
     market: Market = Field(Market.UM, description="um (USDⓈ-M futures) or spot")
     source: Annotated[str, AfterValidator(_check_source)] = Field(
         "binance", description="binance, demo (local exchange, no network) or replay:PATH"

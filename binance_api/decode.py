@@ -413,6 +413,13 @@ def _trade_rows(
     return np.array(records, dtype=TRADE_DTYPE), faults
 
 
+def in_ms(time: int) -> int:
+    """A time in milliseconds, micro- and nanoseconds told by their magnitude."""
+    if time >= 10**17:
+        return time // 10**6
+    return time // 10**3 if time >= 10**14 else time
+
+
 def _record(
     message: AggTradeMessage | RestAggTrade, stamp: int, symbol_index: dict[str, int] | None
 ) -> tuple[int | bool, ...] | str:
@@ -424,7 +431,7 @@ def _record(
         return "not positive"
     event_ms, ex_rpi, index = NO_VALUE, NO_VALUE, 0
     if isinstance(message, AggTradeMessage) and symbol_index is not None:
-        event_ms, index = message.event_time_ms, symbol_index[message.symbol]
+        event_ms, index = in_ms(message.event_time_ms), symbol_index[message.symbol]
         if message.quantity_ex_rpi == message.quantity:
             ex_rpi = quantity[0]
         elif message.quantity_ex_rpi is not None:
@@ -433,14 +440,18 @@ def _record(
                 return "malformed number"
             ex_rpi = _at_decimals(parsed, quantity[1])
     first_id, last_id = message.first_trade_id, message.last_trade_id
-    time_ms = message.transact_time_ms
+    time_ms = in_ms(message.transact_time_ms)
     if not (
         0 <= message.agg_trade_id < _MAX_ID
         and -_MAX_ID < first_id <= last_id < _MAX_ID
         and _FIRST_MS <= time_ms < _LAST_MS
     ):
         return "impossible id or time"
-    if event_ms != NO_VALUE and not -_MAX_AHEAD_MS <= event_ms - time_ms <= _MAX_BEHIND_MS:
+    if event_ms != NO_VALUE and event_ms - time_ms > _MAX_BEHIND_MS:
+        event_ms = (
+            NO_VALUE  # the sender's clock is off: the trade stands, its event time says nothing
+        )
+    elif event_ms != NO_VALUE and event_ms - time_ms < -_MAX_AHEAD_MS:
         return "event and transaction time contradict each other"
     return (
         index,
@@ -562,14 +573,14 @@ def _snapshot(frame: DepthFrame, stamp: int, symbol_index: dict[str, int]) -> De
     message = frame.data
     if message.symbol not in symbol_index or symbol_of(frame.stream) != message.symbol:
         return "wrong symbol"
-    time_ms = message.transact_time_ms
-    if time_ms is None:
+    if message.transact_time_ms is None:
         return "depth without transaction time"
+    time_ms = in_ms(message.transact_time_ms)
     if not _FIRST_MS <= time_ms < _LAST_MS:
         return "impossible id or time"
     return DepthSnapshot(
         message.symbol,
-        message.event_time_ms,
+        in_ms(message.event_time_ms),
         time_ms,
         stamp,
         message.first_update_id,

@@ -305,7 +305,9 @@ class GapRepairer:
     def _back_off(self, key: tuple[_Need, int]) -> None:
         failures = self._failures.get(key, 0) + 1
         self._failures[key] = failures
-        wait_s = min(self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(failures - 1, 20))
+        wait_s = min(
+            self._settings.retry_cap_s, self._settings.retry_s * 2 ** min(failures - 1, 20)
+        )
         self._retry_at_ns[key] = self._monotonic_ns() + int(wait_s * 1e9)
 
     def _is_out_of_reach(self, gap: MissingRange) -> bool:

@@ -16,6 +16,7 @@ from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient
 from domain.events import HealthEvent, Topic
 from domain.features import FeatureRow
+from domain.market import Kline
 from event_bus import EventBus
 from feature_store import FeatureStore
 from market_orchestrator.market_flow import MarketFlow
@@ -29,6 +30,8 @@ _DAY_MS = 86_400_000
 _KLINES_AT_ONCE = 1_000
 _LOOK_BACK_MS = 3_600_000  # of stored windows
 _LAG_TICK_S = 0.1
+_WARM_RETRY_S = 5.0
+_WARM_RETRY_CAP_S = 300.0
 
 
 async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) -> None:
@@ -59,28 +62,41 @@ async def warm_context(flow: MarketFlow, rest: RestClient, features: FeatureStor
     """Give every symbol's context its past, beside the live run: stored windows, then minutes.
 
     Without the stored windows scores and rolling sums start empty, without yesterday's and today's
-    klines levels and regimes are unknown for hours; a failure only costs that.
+    klines levels and regimes are unknown for hours; what fails is tried again until it is there.
     """
+    rows = {}
     for symbol in flow.symbols:
-        rows = await asyncio.to_thread(_recent_rows, features, symbol)
-        if rows:
-            flow.analyzer.warm(symbol, rows)
-        try:
-            server_ms = (await rest.time()).value
-            start_ms = server_ms - server_ms % _DAY_MS - _DAY_MS
-            klines = []
-            while start_ms < server_ms:
-                page = (
-                    await rest.klines(symbol, "1m", start_ms=start_ms, limit=_KLINES_AT_ONCE)
-                ).value
-                klines += [kline for kline in page if kline.close_time_ms < server_ms]
-                if len(page) < _KLINES_AT_ONCE:
-                    break
-                start_ms = page[-1].open_time_ms + 60_000
-            flow.pipeline.warm(symbol, klines, rows)
-        except ExchangeError as error:
-            flow.pipeline.warm(symbol, [], rows)
-            log.warning("context.not_warmed", symbol=symbol, error=str(error))
+        rows[symbol] = await asyncio.to_thread(_recent_rows, features, symbol)
+        flow.analyzer.warm(symbol, rows[symbol])
+    waiting, wait_s = list(flow.symbols), _WARM_RETRY_S
+    while waiting:
+        failed = []
+        for symbol in waiting:
+            try:
+                klines = await _klines_since_yesterday(rest, symbol)
+            except ExchangeError as error:
+                log.warning("context.not_warmed", symbol=symbol, error=str(error), retry_s=wait_s)
+                failed.append(symbol)
+                klines = []
+            flow.pipeline.warm(symbol, klines, rows.pop(symbol, []))
+        waiting = failed
+        if waiting:
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, _WARM_RETRY_CAP_S)
+
+
+async def _klines_since_yesterday(rest: RestClient, symbol: str) -> list[Kline]:
+    """Closed one-minute klines of the previous and the current UTC day."""
+    server_ms = (await rest.time()).value
+    start_ms = server_ms - server_ms % _DAY_MS - _DAY_MS
+    klines: list[Kline] = []
+    while start_ms < server_ms:
+        reply = await rest.klines(symbol, "1m", start_ms=start_ms, limit=_KLINES_AT_ONCE)
+        klines += [kline for kline in reply.value if kline.close_time_ms < server_ms]
+        if len(reply.value) < _KLINES_AT_ONCE:
+            break
+        start_ms = reply.value[-1].open_time_ms + 60_000
+    return klines
 
 
 def _recent_rows(features: FeatureStore, symbol: str) -> list[FeatureRow]:

@@ -119,6 +119,7 @@ class LiveParts:
             signal_store(paths.signals),
             RulesAnalyst(settings.rules),
             time.time_ns,
+            self.flow.validator.clock.exchange_ms,
         )
         self.storage = Storage(
             self.flow,
@@ -304,6 +305,7 @@ async def replay(settings: Settings, path: Path) -> int:
             signal_store(paths.signals),
             RulesAnalyst(settings.rules),
             clock,
+            flow.validator.clock.exchange_ms,
         )
         quarantine = Quarantine(paths.quarantine)
         outputs.features.recover()

@@ -42,12 +42,15 @@ class Outputs:
         signals: BufferedStore[Signal],
         analyst: RulesAnalyst | None,
         wall_ns: Callable[[], int],
+        exchange_ms: Callable[[int], float | None] = lambda _: None,
     ) -> None:
+        """``exchange_ms`` gives the exchange's time at a wall-clock instant, None while unknown."""
         self._bus = bus
         self.features = features
         self.signals = signals
         self._analyst = analyst
         self._wall_ns = wall_ns
+        self._exchange_ms = exchange_ms
         self._stored_until: dict[str, int] = {}
         self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
@@ -156,7 +159,11 @@ class Outputs:
 
     def _signal(self, closed: ClosedWindow) -> None:
         assert self._analyst is not None  # noqa: S101 - checked by the caller
-        signal = self._analyst.analyze(closed.row, closed.context, self._wall_ns() // 1_000_000)
+        now_ns = self._wall_ns()
+        now_ms = self._exchange_ms(now_ns)
+        decided_ms = now_ns // 1_000_000 if now_ms is None else int(now_ms)
+        decided_ms = max(decided_ms, closed.row.window_end_ms)  # never before what it was told
+        signal = self._analyst.analyze(closed.row, closed.context, decided_ms)
         self.signals.append(signal)
         self._bus.publish(Topic.SIGNAL, signal)
         self._counts["signals"] += 1

@@ -32,6 +32,8 @@ class RouteWatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_every_s: at most one silence probe in this time.
     probe_symbols: most active symbols asked in one probe.
     trust_silence_s: silence up to which the clock alone closes windows.
+    begin_after_s: silence since the start after which windows begin at the exchange's time, without
+        a trade: a quiet market has silent windows, and a restart recovers what is before them.
     settle_s: how long a trade that REST has may take to arrive over the socket.
     """
 
@@ -41,6 +43,7 @@ class RouteWatchSettings(msgspec.Struct, frozen=True, kw_only=True):
     probe_every_s: float = 1.0
     probe_symbols: int = 2
     trust_silence_s: float = 1.5
+    begin_after_s: float = 3.0
     settle_s: float = 0.3
 
 
@@ -89,6 +92,7 @@ class RouteWatch:
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._up: set[int] = set()
+        self._up_since = float("inf")
         self._last_probe = float("-inf")
         self._counts = dict.fromkeys(("outages", "silence_probes", "stalls_found"), 0)
 
@@ -107,6 +111,7 @@ class RouteWatch:
             self._up.discard(event.socket_id)
         if bool(self._up) == before:
             return
+        self._up_since = self._monotonic() if self._up else float("inf")
         if not self._up:
             self._counts["outages"] += 1
             self._flow.builder.lose_coverage()
@@ -145,9 +150,11 @@ class RouteWatch:
         end_ms = builder.next_end_ms()
         clock_ms = self._clock_ms()
         now_ns = int(self._monotonic() * 1e9)
-        if end_ms is None or clock_ms is None:
+        if end_ms is None:
+            return self._monotonic() - self._up_since > self._settings.begin_after_s
+        if clock_ms is None:
             self._flow.close(now_ns)
-            return self._is_quiet() and end_ms is not None
+            return self._is_quiet()
         lateness_ms = self._flow.settings.windows.lateness_ms
         if self._up and not self._is_quiet():
             builder.prove(int(clock_ms) - self._settings.margin_ms)
@@ -174,9 +181,10 @@ class RouteWatch:
         )
 
     def _may_probe(self) -> bool:
-        return bool(self._up) and (
-            self._monotonic() - self._last_probe >= self._settings.probe_every_s
-        )
+        every_s = self._settings.probe_every_s
+        if self._flow.validator.clock.median_ms is None:  # no trade yet: one probe per window
+            every_s = max(every_s, self._flow.settings.windows.duration_ms / 1_000)
+        return bool(self._up) and self._monotonic() - self._last_probe >= every_s
 
     async def _probe_silence(self) -> None:
         """Ask REST whether the silent route missed anything; if not, that proves the silence."""
@@ -191,6 +199,8 @@ class RouteWatch:
         if any(newer):
             self._counts["stalls_found"] += 1
         elif isinstance(server_ms, int) and self._up:
+            if self._flow.builder.first_start_ms is None:
+                self._flow.builder.begin(server_ms)
             self._flow.builder.prove(server_ms - self._settings.margin_ms)
             self._flow.close()
 
