@@ -7,6 +7,12 @@ Every part is imported only by the verb that needs it.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # a Ctrl-C while the imports below run ends it without a traceback
+    import _signal  # type: ignore[import-not-found]  # built in: takes no time
+
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
+
 import argparse
 import asyncio
 import contextlib
@@ -394,6 +400,8 @@ def _report(error: OrderFlowError | OSError) -> int:
 
 
 if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the event loop takes over
     exit_code = main()
     if any(thread.name in {"log-writer", "view"} for thread in threading.enumerate()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 from domain.events import Action, Signal
 from domain.features import FeatureRow
@@ -20,7 +21,7 @@ def feature_row(index: int = 0, symbol: str = "BTCUSDT", revision: int = 0, **fi
     start_ms = START_MS + index * WINDOW_MS
     anchor_ms = max(START_MS, start_ms - start_ms % DAY_MS)
     position = (start_ms - anchor_ms) // WINDOW_MS + 1
-    values = {
+    values: dict[str, Any] = {
         "symbol": symbol,
         "window_start_ms": start_ms,
         "window_end_ms": start_ms + WINDOW_MS,
@@ -65,7 +66,7 @@ def feature_row(index: int = 0, symbol: str = "BTCUSDT", revision: int = 0, **fi
 
 def signal(number: int = 0, symbol: str = "BTCUSDT", **fields) -> Signal:
     end_ms = START_MS + (number + 1) * WINDOW_MS
-    values = {
+    values: dict[str, Any] = {
         "signal_id": f"rules-{symbol}-{end_ms}",
         "symbol": symbol,
         "window_end_ms": end_ms,

@@ -13,8 +13,8 @@ import hashlib
 import json
 import socket
 import struct
-from collections.abc import Awaitable, Callable
-from typing import Self
+from collections.abc import Callable, Coroutine
+from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
 
 TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
@@ -98,7 +98,7 @@ class Peer:
         return first & 0xF, bytes(b ^ mask[i % 4] for i, b in enumerate(body))
 
 
-Script = Callable[[Peer], Awaitable[None]]
+Script = Callable[[Peer], Coroutine[Any, Any, None]]
 
 
 class LocalExchange:

@@ -269,6 +269,35 @@ def test_an_altcoin_without_a_trade_for_minutes_is_left_alone(
     assert all(row.complete and row.missing_trades == 0 for row in quiet)
 
 
+def test_a_bot_started_in_silence_tells_it_and_fills_the_hole_before(
+    tmp_path: Path, data_dir: Path
+) -> None:
+    symbol = "QUIETUSDT"
+    start_ms = MIDNIGHT_MS - 120_000 + 1_000
+    times = [0, 900, 2_500, 60_000, 61_000, 61_500, 400_000]
+    recording = record_quiet(
+        tmp_path / "quiet.ndjson.gz", symbol=symbol, start_ms=start_ms, trade_ms=times
+    )
+    truth = replayed(recording, tmp_path / "truth", [symbol])
+    silent = {key: row for key, row in truth.items() if key[1] < start_ms + 300_000}
+
+    async def go() -> None:
+        simulated = SimulatorSettings(recording=recording, speed=25.0)
+        bot = {"symbols": (symbol,), "feature_flush_seconds": 0.3}
+        async with serving(simulated) as exchange:
+            async with running(exchange, data_dir, **bot) as run:
+                await run.until(lambda run: bool(run.rows()))
+            while exchange.clock.elapsed_ms() < 80_000:
+                await asyncio.sleep(0.05)
+            async with running(exchange, data_dir, **bot) as run:
+                await run.until_equal(silent)
+                assert exchange.clock.elapsed_ms() < times[-1]
+
+    asyncio.run(go())
+    found = rows_of(data_dir, [symbol])
+    assert differences(silent, {key: row for key, row in found.items() if key in silent}) == []
+
+
 # --- garbage ------------------------------------------------------------------------------
 
 

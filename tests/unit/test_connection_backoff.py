@@ -5,6 +5,7 @@ import random
 import pytest
 
 from market_orchestrator.connection.backoff import Decision, LossHistory, backoff_delay, classify
+from market_orchestrator.connection.clock import Random
 from market_orchestrator.connection.transport import AddressError, Closed, HandshakeError
 
 
@@ -13,7 +14,7 @@ class Highest:
         return b
 
 
-def delay(attempt: int, source: object) -> float:
+def delay(attempt: int, source: Random) -> float:
     return backoff_delay(attempt, base_s=0.5, cap_s=60.0, random=source)
 
 

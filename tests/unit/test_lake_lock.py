@@ -31,6 +31,7 @@ def holder(tmp_path: Path, repository: Path):
         text=True,
     )
     with process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
         process.kill()
