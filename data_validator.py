@@ -156,6 +156,7 @@ class ClockOffset:
     def __init__(self, samples: int) -> None:
         self._samples: deque[tuple[int, float]] = deque(maxlen=samples)
         self._median_ms: float | None = None
+        self._drift_ms = float("inf")
         self._since_median = 0
 
     def add(self, receive_time_ns: int, event_time_ms: int) -> None:
@@ -163,7 +164,9 @@ class ClockOffset:
         self._samples.append((receive_time_ns, receive_time_ns / 1e6 - event_time_ms))
         self._since_median += 1
         if self._since_median >= 16 or len(self._samples) < 16:
-            self._median_ms = stats.median(offset for _, offset in self._samples)
+            offsets = [offset for _, offset in self._samples]
+            self._median_ms = stats.median(offsets)
+            self._drift_ms = _drift(offsets)
             self._since_median = 0
 
     @property
@@ -174,11 +177,15 @@ class ClockOffset:
     @property
     def drift_ms(self) -> float:
         """How far the newest offsets moved from the oldest: large when the clocks run at unlike speed."""
-        if len(self._samples) < 2:
-            return float("inf")
-        half = len(self._samples) // 2
-        offsets = [offset for _, offset in self._samples]
-        return abs(stats.median(offsets[:half]) - stats.median(offsets[half:]))
+        return self._drift_ms
+
+    def steady_ms(self, tolerance_ms: float) -> float | None:
+        """The offset, or None while it moves by more than this (clocks at unlike speed)."""
+        return self._median_ms if self._drift_ms <= tolerance_ms or self._is_young else None
+
+    @property
+    def _is_young(self) -> bool:
+        return len(self._samples) < 16
 
     @property
     def latest_ms(self) -> float | None:
@@ -298,7 +305,7 @@ class DataValidator:
                 groups,
                 last_ms,
                 live=not authoritative,
-                clock_offset_ms=self.clock.median_ms,
+                clock_offset_ms=self.clock.steady_ms(self.settings.clock_tolerance_ms),
                 is_late=is_late,
             )
             self._counts["trades"] += len(fresh)
@@ -461,6 +468,14 @@ class DataValidator:
     def _learn_clock(self, rows: np.ndarray) -> None:
         if rows["event_time_ms"][-1] > 0 and rows["receive_time_ns"][-1] > 0:
             self.clock.add(int(rows["receive_time_ns"][-1]), int(rows["event_time_ms"][-1]))
+
+
+def _drift(offsets: list[float]) -> float:
+    """How far the later half lies from the earlier one, ms."""
+    if len(offsets) < 2:
+        return float("inf")
+    half = len(offsets) // 2
+    return abs(stats.median(offsets[:half]) - stats.median(offsets[half:]))
 
 
 def _by_symbol(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:

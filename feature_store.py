@@ -43,12 +43,10 @@ _CHAIN_COLUMNS: Final = (
 class FeatureStoreSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of the feature store.
 
-    ``flush_seconds``: how often the owner should flush (``FEATURE_FLUSH_SECONDS``).
     ``max_pending_rows``: rows held while the disk refuses them; then ``append`` raises.
     ``merge_rows``: rows in memory while files are merged.
     """
 
-    flush_seconds: float = 60.0
     max_pending_rows: int = 100_000
     merge_rows: int = 17_280
 

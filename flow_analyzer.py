@@ -225,14 +225,6 @@ class TradeFlowAnalyzer:
         parts = enumerate(zip(sums, statistics, strict=True))
         return [self._metrics(batch, place, *part) for place, part in parts]
 
-    def shift_cvd(self, symbol: str, amount: Decimal) -> None:
-        """Adds to the running CVD what a repair changed in the past of the current day, base units."""
-        self._cvd[self._index[symbol]].shift(amount)
-
-    def mark_cvd(self, symbol: str, complete: bool) -> None:  # noqa: FBT001
-        """States whether the running CVD lacks nothing since its anchor; holds until midnight."""
-        self._cvd[self._index[symbol]].is_complete = complete
-
     def restore_cvd(
         self,
         symbol: str,

@@ -32,9 +32,6 @@ CONNECTION_LIFETIME_S: Final = 86_400
 INBOUND_MESSAGES_PER_S: Final = 5
 """Messages a client may send on one socket: spot 5, futures 10. SPOT/web-socket-streams."""
 
-CONNECTION_ATTEMPTS_PER_5_MIN: Final = 300
-"""Connection attempts of one address; documented for spot, assumed for futures.
-SPOT/web-socket-streams."""
 
 AGG_TRADES_REACH_MS: Final = 48 * 3_600_000
 """How far back futures aggTrades go, ms. UM/market-data/rest-api/Compressed-Aggregate-Trades-List."""

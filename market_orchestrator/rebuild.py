@@ -114,10 +114,13 @@ async def rebuild(
     windows: WindowSettings,
     validator: ValidatorSettings,
     on_lost: Callable[[MissingRange], None] = lambda _: None,
+    on_early: Callable[[int], None] = lambda _: None,
 ) -> AsyncIterator[list[WindowBatch]]:
     """Rebuild a span; yields its windows in order, a page of trades at a time.
 
-    ``on_lost`` is told of ids the history does not have, before the windows they touch are yielded.
+    ``on_lost`` is told of ids the history does not have, before the windows they touch are yielded;
+    ``on_early`` of the start of a window before the span that one of its trades belongs to (that
+    window was closed without it).
 
     Raises:
         ExchangeError: a request failed for good; what was yielded stands, the rest can be resumed.
@@ -143,6 +146,9 @@ async def rebuild(
         if len(rows):
             builder.ingest(checker.check_trades(rows, 0, authoritative=True), live=False)
             await _confirm_lost(history, span.symbol, checker, builder)
+            times = rows["transact_time_ms"]
+            for time_ms in times[times < span.first_start_ms].tolist():
+                on_early(time_ms - time_ms % windows.duration_ms)
         is_last = len(reply.value) + reply.rejected_count < PAGE
         lags = is_last and (sequence.max_id or 0) + 1 < (span.until_id or 0)
         if lags and patience:

@@ -99,6 +99,7 @@ class Recovery:
         self._jobs: dict[str, list[Span]] = {}
         self._busy: set[str] = set()
         self._bookmarked: set[str] = set()
+        self._early: set[tuple[str, int]] = set()
         self._windows_done = 0
         self._windows_wanted = 0
         self._started = monotonic()
@@ -317,9 +318,10 @@ class Recovery:
         await self._warm(analysis, span)
         part: dict[int, FeatureRow] = {}
         lost: list[MissingRange] = []
+        early: set[int] = set()
         next_id = span.from_id
         async for batches in rebuild(
-            self._history, span, settings.windows, settings.validator, lost.append
+            self._history, span, settings.windows, settings.validator, lost.append, early.add
         ):
             for batch in batches:
                 for closed in analysis.analyse(batch):
@@ -339,6 +341,18 @@ class Recovery:
                     span, first_start_ms=end_ms, from_id=next_id, from_known=True
                 )
             self._report(span.symbol, end_ms)
+        await self._rebuild_early(span.symbol, early)
+
+    async def _rebuild_early(self, symbol: str, starts: set[int]) -> None:
+        """Stored windows that turned out to lack a trade; each is looked at once in a run."""
+        duration_ms = self._flow.settings.windows.duration_ms
+        for start_ms in sorted(starts):
+            if (symbol, start_ms) in self._early:
+                continue
+            self._early.add((symbol, start_ms))
+            span = await asyncio.to_thread(self._span, symbol, start_ms, start_ms + duration_ms)
+            if span is not None:
+                self._add(span)
 
     async def _warm(self, analysis: WindowAnalysis, span: Span) -> None:
         look_back_ms = 3_600_000

@@ -47,8 +47,4 @@ class RunningCvd(msgspec.Struct):
             self.is_complete = False
         self.is_complete = self.is_complete and is_complete
         self.last_start_ms = start_ms
-        self.shift(delta)
-
-    def shift(self, amount: Decimal) -> None:
-        """Adds a window's delta, or what a repair changed since the anchor."""
-        self.value = EXACT.add(self.value, amount)
+        self.value = EXACT.add(self.value, delta)

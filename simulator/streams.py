@@ -28,7 +28,6 @@ from simulator.settings import SimulatorSettings
 log = structlog.get_logger()
 
 _DRAIN_TIMEOUT_S = 10.0
-_MAX_URL_STREAMS_LOGGED = 3
 _METHODS = "SUBSCRIBE, UNSUBSCRIBE, LIST_SUBSCRIPTIONS, SET_PROPERTY, GET_PROPERTY"
 _PUBLIC_EVENTS = ("depth", "bookTicker")
 

@@ -11,7 +11,12 @@ from typing import Protocol
 
 import msgspec
 
-from binance_api.endpoints import MAX_STREAMS_PER_CONNECTION, Route
+from binance_api.endpoints import (
+    CONNECTION_LIFETIME_S,
+    INBOUND_MESSAGES_PER_S,
+    MAX_STREAMS_PER_CONNECTION,
+    Route,
+)
 from domain.events import ConnectionEvent, ConnectionState
 from domain.market import Market
 from market_orchestrator.connection.liveness import LivenessSettings
@@ -37,9 +42,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_batch: int = 2048  # frames per FrameBatch
     max_streams_per_connection: int = MAX_STREAMS_PER_CONNECTION
     max_streams_in_url: int = 200  # the rest is subscribed by messages
-    subscribe_interval_s: float = 0.25  # between SUBSCRIBE messages (limit: 5 a second)
+    subscribe_interval_s: float = 1 / (INBOUND_MESSAGES_PER_S - 1)  # between SUBSCRIBE messages
     stagger_s: float = 1.0  # between the sockets of a redundant pair; longest wait of depth
-    rotation_after_s: float = 23 * 3600.0
+    rotation_after_s: float = CONNECTION_LIFETIME_S - 3_600.0
     rotation_minute: int | None = None  # WS_ROTATION_MINUTE: minute of the UTC hour, 0-59
     rotation_spread_s: float = 90.0
     rotation_first_data_s: float = 30.0  # how long the new socket may take to deliver

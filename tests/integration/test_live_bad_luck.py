@@ -29,6 +29,7 @@ from tests.integration.live_processes import (
 
 CANARY = "sk-canary-0123456789abcdef"
 STOP_LIMIT_S = 10.0
+LONG = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +67,11 @@ def test_an_unknown_symbol_is_refused(tmp_path: Path, urls: dict[str, str]) -> N
 @pytest.mark.parametrize(
     ("arguments", "variables", "field"),
     [
-        (["run", "--window-duration", "7"], {}, "WINDOW_DURATION"),
         (["run"], {"WS_REDUNDANCY": "many"}, "WS_REDUNDANCY"),
-        (["run"], {"BINANCE_WS_URL": "https://not a host"}, "BINANCE_WS_URL"),
-        (["run", "--durration", "5"], {}, "--durration"),
         (["simulate", "--faults", "random:x"], {}, "faults"),
+        pytest.param(["run", "--window-duration", "7"], {}, "WINDOW_DURATION", marks=LONG),
+        pytest.param(["run"], {"BINANCE_WS_URL": "https://no host"}, "BINANCE_WS_URL", marks=LONG),
+        pytest.param(["run", "--durration", "5"], {}, "--durration", marks=LONG),
     ],
 )
 def test_a_malformed_setting_is_named(
@@ -196,7 +197,7 @@ def test_a_full_disk_costs_nothing_but_the_rows_it_refused(
     market = market_of("synthetic")
     with (
         mounted(tmp_path / "disk", "size=2m") as disk,
-        simulating(tmp_path / "sim", recording=market.recording, speed=10) as urls,
+        simulating(tmp_path / "sim", recording=market.recording, speed=20) as urls,
     ):
         data_dir = disk / "data"
         bot = start_bot(tmp_path / "logs", data_dir, variables=urls)
@@ -239,7 +240,7 @@ def whole_files(data_dir: Path) -> list[Path]:
 # --- stopping -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=LONG)])
 def test_a_signal_stops_it_soon_and_everything_is_readable(
     tmp_path: Path, data_dir: Path, urls: dict[str, str], number: signal.Signals
 ) -> None:
@@ -252,9 +253,14 @@ def test_a_signal_stops_it_soon_and_everything_is_readable(
     assert whole_files(data_dir)
     assert rows_of(data_dir)
     assert not [path for path in whole_files(data_dir) if path.name.endswith(".tmp")]
+    lines = bot.stderr.splitlines()
+    assert lines
+    assert all("event" in json.loads(line) for line in lines)
 
 
-@pytest.mark.parametrize("delay_s", [0.15, 0.4, 0.8, 1.2])
+@pytest.mark.parametrize(
+    "delay_s", [0.15, 0.8, *(pytest.param(delay, marks=LONG) for delay in (0.3, 0.5, 1.2, 2.0))]
+)
 def test_a_signal_during_the_start_stops_it_without_a_word(
     tmp_path: Path, data_dir: Path, urls: dict[str, str], delay_s: float
 ) -> None:
@@ -308,13 +314,3 @@ def test_a_secret_is_never_printed_nor_stored(
         assert CANARY not in program.stderr
     for path in data_dir.rglob("*"):
         assert not path.is_file() or CANARY.encode() not in path.read_bytes()
-
-
-def test_every_log_line_of_a_run_is_json(
-    tmp_path: Path, data_dir: Path, urls: dict[str, str]
-) -> None:
-    bot = start_bot(tmp_path, data_dir, "--duration", 3, variables=urls)
-    assert bot.wait() == 0
-    lines = bot.stderr.splitlines()
-    assert lines
-    assert all("event" in json.loads(line) for line in lines)

@@ -160,8 +160,9 @@ def test_windows_left_out_make_cvd_incomplete_until_it_is_repaired():
     _one(analyzer, 0, buy(1, "1", "1", 0))
     hole = _one(analyzer, 10_000, buy(3, "1", "1", 10_000))
     assert (hole.cvd, hole.cvd_complete, hole.complete) == (2, False, True)
-    analyzer.shift_cvd("A", Decimal("-0.25"))
-    analyzer.mark_cvd("A", complete=True)
+    analyzer.restore_cvd(
+        "A", cvd=Decimal("1.75"), anchor_ms=0, complete=True, last_window_start_ms=10_000
+    )
     repaired = _one(analyzer, 15_000, buy(4, "1", "1", 15_000))
     assert (repaired.cvd, repaired.cvd_complete) == (Decimal("2.75"), True)
     assert analyzer.cvd_state("A") == (Decimal("2.75"), 0, True)
