@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from domain.events import ConnectionState, GapState
@@ -408,6 +409,19 @@ def test_after_hours_without_the_bot_the_hole_is_filled_from_rest(
     recovered = [row for row in found.values() if row.origin == "recovered"]
     assert len(recovered) >= 2 * (away_ms // 5_000 - 20)
     assert any(row.revision > 0 for row in found.values() if row.window_start_ms > MIDNIGHT_MS)
+    told = {(row.symbol, row.window_end_ms) for row in recovered}
+    assert not told & signalled(data_dir)
+
+
+def signalled(folder: Path) -> set[tuple[str, int]]:
+    """Symbols and window ends that the analyst was asked about."""
+    tables = [pq.read_table(path) for path in (folder / "signals").rglob("*.parquet")]
+    assert tables
+    return {
+        (row["symbol"], row["window_end_ms"])
+        for table in tables
+        for row in table.select(["symbol", "window_end_ms"]).to_pylist()
+    }
 
 
 async def leave_and_return(
