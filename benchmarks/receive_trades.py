@@ -19,6 +19,7 @@ from collections.abc import Callable
 
 import structlog
 
+from benchmarks.aiohttp_transport import AiohttpTransport
 from benchmarks.loopback import SYMBOL
 from benchmarks.report import versions
 from binance_api.endpoints import StreamKind, stream_name
@@ -29,7 +30,7 @@ from market_orchestrator.connection.robust_connection import (
     FrameBatch,
     RobustConnectionManager,
 )
-from market_orchestrator.connection.transport import AiohttpTransport, PicowsTransport, Transport
+from market_orchestrator.connection.transport import PicowsTransport, Transport
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 
 _STOP_S = 120.0

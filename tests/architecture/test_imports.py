@@ -48,7 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Library → where it may be imported; "type" marks imports that only the type checker sees.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("binance_api.rest", "market_orchestrator.connection.transport", "simulator"),
+    "aiohttp": ("binance_api.rest", "simulator"),
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
     "rich": ("dashboard",),

@@ -19,7 +19,7 @@ from market_orchestrator.connection.robust_connection import (
     FrameBatch,
     RobustConnectionManager,
 )
-from market_orchestrator.connection.transport import AiohttpTransport, PicowsTransport
+from market_orchestrator.connection.transport import PicowsTransport
 from tests.integration.connection_exchange import (
     PING,
     TEXT,
@@ -99,9 +99,9 @@ class Desk:
         return [e for e in self.log if isinstance(e, tuple) and route in (None, e[0])]
 
 
-@pytest.fixture(params=[AiohttpTransport, PicowsTransport])
-def transport(request):
-    return request.param()
+@pytest.fixture
+def transport():
+    return PicowsTransport()
 
 
 def change(settings: ConnectionSettings = FAST, **values: object) -> ConnectionSettings:

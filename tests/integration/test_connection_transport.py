@@ -9,7 +9,6 @@ import pytest
 from market_orchestrator.connection.transport import (
     CONNECT_ERRORS,
     AddressError,
-    AiohttpTransport,
     HandshakeError,
     PicowsTransport,
     environment_proxy,
@@ -39,9 +38,9 @@ def run(request):
     return RUNNERS[request.param]
 
 
-@pytest.fixture(params=[AiohttpTransport, PicowsTransport])
-def transport(request):
-    return request.param(max_message_bytes=LIMIT)
+@pytest.fixture
+def transport():
+    return PicowsTransport(max_message_bytes=LIMIT)
 
 
 class Recorder:
