@@ -26,6 +26,7 @@ from market_orchestrator.storage import Storage
 log = structlog.get_logger()
 
 _SLICE_S = 0.004  # the loop is given back after this much analysis
+_BACKLOG = 32  # closed batches waiting; beyond this analysis goes before new frames
 _DAY_MS = 86_400_000
 _KLINES_AT_ONCE = 1_000
 _LOOK_BACK_MS = 3_600_000  # of stored windows
@@ -53,7 +54,8 @@ async def _emit_batch(flow: MarketFlow, outputs: Outputs) -> None:
     slice_ends = time.perf_counter() + _SLICE_S
     for closed in flow.analyse(flow.live.popleft()):
         outputs.emit(closed)
-        if time.perf_counter() > slice_ends:
+        # With a backlog frames wait instead, in the sockets: what is received must be analysed.
+        if time.perf_counter() > slice_ends and len(flow.live) <= _BACKLOG:
             await asyncio.sleep(0)
             slice_ends = time.perf_counter() + _SLICE_S
 
