@@ -288,6 +288,10 @@ class FeatureStore:
         """
         return self._partitioned.compact_due(now_ms)
 
+    def release_memory(self) -> None:
+        """Give buffers of finished reads and writes back to the system; Arrow's pool keeps them else."""
+        pa.default_memory_pool().release_unused()
+
     def statistics(self) -> dict[str, int | float | str | None]:
         """Rows and files written, rejected, damaged, merged and pending."""
         return self._buffered.statistics()

@@ -250,6 +250,8 @@ class Recovery:
         )
 
     async def _take_stale(self) -> None:
+        if self._flow.live or self._flow.revised:
+            return  # what the windows were before goes to the store first
         stale, self._flow.stale = self._flow.stale, set()
         if not stale:
             return

@@ -7,7 +7,7 @@ in worker threads, one write at a time, so that a revision never races a flush.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 
 import msgspec
 import structlog
@@ -171,14 +171,21 @@ class Storage:
                 self._chains = {**self._chains, **chains}
                 raise
             self._outputs.announce(revisions)
+            await asyncio.to_thread(self._outputs.features.release_memory)
 
     async def write_recovered(
         self, symbol: str, rebuilt: Mapping[int, FeatureRow], *, last: bool
     ) -> None:
-        """Write a part of a recovered span; with ``last`` the CVD is carried on to now."""
+        """Write a part of a recovered span; with ``last`` the CVD is carried on to now.
+
+        What was submitted for these windows and waits is older, and must not come after.
+        """
         if not rebuilt:
             return
         async with self._disk:
+            left = _without(self._rebuilt.pop(symbol, {}), rebuilt)
+            if left:
+                self._rebuilt[symbol] = left
             until_ms = None if last else max(rebuilt) + 1
             revision = await self._revise_symbol(symbol, rebuilt, None, until_ms)
             await asyncio.to_thread(self._outputs.write, [revision])
@@ -257,5 +264,10 @@ class Storage:
             self._outputs.features.compact_due(self._flow.builder.route_ms)
             self._outputs.signals.partitioned.compact_due(self._flow.builder.route_ms)
             self._ledger.expire(self._flow.builder.route_ms, at_ns=self._wall_ns())
+            self._outputs.features.release_memory()
         except StorageError as error:
             log.error("storage.merge_failed", error=str(error))
+
+
+def _without(rows: Mapping[int, FeatureRow], starts: Container[int]) -> dict[int, FeatureRow]:
+    return {start_ms: row for start_ms, row in rows.items() if start_ms not in starts}
