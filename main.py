@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from config import Settings
     from monitoring.logging import LogWriter
 
+# Before pyarrow is imported: the system's allocator gives freed pages back, Arrow's own pool keeps them.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 STOP_TIMEOUT_S = 10.0
 SAME_SIGNAL_S = 0.5  # a process group's signal and make's copy of it are one request to stop
 RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -90,9 +91,14 @@ class LiveRun:
     async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = 45.0) -> None:
         """Wait for a condition (evaluated in a worker thread); fails when it stays untrue."""
         async with asyncio.timeout(timeout_s):
-            while self.bot.parts is None or not await asyncio.to_thread(condition, self):
+            wait_s = POLL_S
+            while True:
+                await asyncio.sleep(wait_s)
                 assert not self.task.done(), f"the bot ended: {self.task}"
-                await asyncio.sleep(POLL_S)
+                begun = time.perf_counter()
+                if self.bot.parts is not None and await asyncio.to_thread(condition, self):
+                    return
+                wait_s = max(POLL_S, 4 * (time.perf_counter() - begun))  # leave it to the bot
 
     async def until_equal(self, wanted: Rows, timeout_s: float = 45.0) -> None:
         """Wait until the store agrees with ``wanted`` and no hole is open; else say what is amiss."""
