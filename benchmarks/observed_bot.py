@@ -150,6 +150,7 @@ async def observe(
         await tasks[0]  # it ended: say why
         raise RuntimeError("the bot ended early")
     flow, validator = bot.parts.flow.statistics(), bot.parts.flow.validator.statistics()
+    outputs = bot.parts.outputs.statistics()
     for task in tasks:
         task.cancel()
     ended = (await asyncio.gather(*tasks, return_exceptions=True))[0]
@@ -182,6 +183,8 @@ async def observe(
         "frames": flow["frames"],
         "rejected": flow["rejected"],
         "missing_ids": validator["missing_ids"],
+        "rows": outputs["rows"],
+        "revised_rows": outputs["revised_rows"],
         "stop_s": round(stop_s, 3),
         "stop_error": str(ended) if isinstance(ended, Exception) else None,
         "imports_polars_or_pandas": bool({"polars", "pandas"} & set(sys.modules)),

@@ -250,11 +250,14 @@ class Recovery:
         )
 
     async def _take_stale(self) -> None:
+        """Old windows to rebuild; those of a symbol at work gather until it is done."""
         if self._flow.live or self._flow.revised:
             return  # what the windows were before goes to the store first
-        stale, self._flow.stale = self._flow.stale, set()
+        at_work = {self._flow.index[symbol] for symbol in {*self._busy, *self._jobs}}
+        stale = {window for window in self._flow.stale if window[0] not in at_work}
         if not stale:
             return
+        self._flow.stale -= stale
         duration_ms = self._flow.settings.windows.duration_ms
         by_symbol: dict[str, list[tuple[int, int]]] = {}
         for index, start_ms in stale:
@@ -357,6 +360,17 @@ class Recovery:
                 self._add(span)
 
     async def _warm(self, analysis: WindowAnalysis, span: Span) -> None:
+        """Give the analysis its past; where all windows are stored, what depends on it stays theirs."""
+        duration_ms = self._flow.settings.windows.duration_ms
+        stored = await asyncio.to_thread(
+            self._outputs.features.read,
+            span.symbol,
+            span.first_start_ms,
+            span.end_ms,
+            ["window_start_ms"],
+        )
+        if stored.num_rows * duration_ms >= span.end_ms - span.first_start_ms:
+            return
         look_back_ms = 3_600_000
         rows = await asyncio.to_thread(
             self._outputs.features.read_rows,

@@ -392,7 +392,7 @@ def test_after_hours_without_the_bot_the_hole_is_filled_from_rest(
     """Over midnight, and in more than one part."""
     away_ms = int(hours * 3_600_000)
     start_ms = MIDNIGHT_MS - away_ms // 2
-    settings = SimulatorSettings(seed=11, start_ms=start_ms, speed=30.0, rate_multiplier=0.1)
+    settings = SimulatorSettings(seed=11, start_ms=start_ms, speed=10.0, rate_multiplier=0.1)
     first_ms, last_ms, wanted, done = asyncio.run(leave_and_return(settings, data_dir, away_ms))
     market = SyntheticMarket(11, SYMBOLS, start_ms=start_ms, rate_multiplier=0.1)
     recording = record_trades(
