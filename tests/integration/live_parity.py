@@ -28,6 +28,7 @@ EXACTLY_ONCE = (
 )
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 UNLIMITED_WEIGHT = 1_000_000  # the budget is of wall minutes, in which a fast market asks a lot
+PATIENCE_S = 120.0  # costs nothing while tests pass; a busy machine may be slow
 POLL_S = 0.1
 
 type Rows = dict[tuple[str, int], FeatureRow]
@@ -88,7 +89,7 @@ class LiveRun:
         """Highest revisions, those not on disk yet included; blocks on the disk."""
         return keyed(self.parts.outputs.features.read_rows(self.symbols))
 
-    async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = 45.0) -> None:
+    async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = PATIENCE_S) -> None:
         """Wait for a condition (evaluated in a worker thread); fails when it stays untrue."""
         async with asyncio.timeout(timeout_s):
             wait_s = POLL_S
@@ -100,7 +101,7 @@ class LiveRun:
                     return
                 wait_s = max(POLL_S, 4 * (time.perf_counter() - begun))  # leave it to the bot
 
-    async def until_equal(self, wanted: Rows, timeout_s: float = 45.0) -> None:
+    async def until_equal(self, wanted: Rows, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the store agrees with ``wanted`` and no hole is open; else say what is amiss."""
 
         def amiss(run: LiveRun) -> list[object]:
@@ -166,7 +167,7 @@ async def run_live(
     until: Rows,
     faults: object = None,
     speed: float = 40.0,
-    timeout_s: float = 45.0,
+    timeout_s: float = PATIENCE_S,
     **given: object,
 ) -> SimulatedExchange:
     """Run the bot until its store agrees with ``until``, or the time is over."""

@@ -384,7 +384,7 @@ def test_a_last_window_stored_without_its_last_trade_is_completed_after_the_rest
     check_parity(data_dir, market.truth)
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("hours", [1.5, pytest.param(6.0, marks=LONG)])
 def test_after_hours_without_the_bot_the_hole_is_filled_from_rest(
     tmp_path: Path, data_dir: Path, hours: float
@@ -447,7 +447,7 @@ async def leave_and_return(
             live = run.parts.flow.builder.emitted_count
             return is_done and live >= 10 and not run.parts.storage.statistics()["waiting_repairs"]
 
-        await run.until(is_back, timeout_s=100.0)
+        await run.until(is_back, timeout_s=200.0)
         last_ms = max(start_ms for _, start_ms in run.rows())
         counts = run.parts.recovery.statistics()
         await asyncio.sleep(1.0)  # revisions that were being written
