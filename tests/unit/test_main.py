@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import main
+from command_line import running, verb
 from domain.errors import ConnectionLost, DataFolderError, OrderFlowError, StorageError
 
 POSIX_ONLY = pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
-VERBS = ("run", "replay", "simulate", "doctor")
+VERBS = tuple(main.VERBS)
 
 
 @pytest.fixture(autouse=True)
@@ -93,16 +94,10 @@ def test_every_verb_has_help_with_examples(verb: str, capsys: pytest.CaptureFixt
     assert f"python main.py {verb}" in text.split("examples:")[1]
 
 
-def test_options_without_a_verb_mean_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[list[str]] = []
-
-    def noted(arguments: list[str]) -> int:
-        seen.append(arguments)
-        return 0
-
-    monkeypatch.setattr(main, "_run", noted)
-    assert main.main([]) == main.main(["run"]) == main.main(["--headless"]) == 0
-    assert seen == [[], [], ["--headless"]]
+def test_options_without_a_verb_mean_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["--symbols", "BTCUSDT", "--help"])
+    assert capsys.readouterr().out.startswith("usage: python main.py run ")
 
 
 @pytest.mark.parametrize(
@@ -125,7 +120,7 @@ def test_a_known_failure_is_one_line_with_its_exit_code(
     def failing(_: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(main, "_run", failing)
+    monkeypatch.setattr(main, "_dispatch", failing)
     assert main.main([]) == code
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -137,10 +132,10 @@ def test_a_defect_is_logged_in_full_and_told_in_one_line(
     error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(_: list[str]) -> int:
-        with main._writing_logs("INFO", None):
+        with verb.writing_logs("INFO"):
             raise error
 
-    monkeypatch.setattr(main, "_run", failing)
+    monkeypatch.setattr(main, "_dispatch", failing)
     assert main.main([]) == 1
     logged, told = capsys.readouterr().err.splitlines()
     assert json.loads(logged)["event"] == "program.crashed"
@@ -154,7 +149,7 @@ def test_a_missing_package_names_the_way_to_install_it(
     def failing(_: list[str]) -> int:
         raise ModuleNotFoundError("No module named 'msgspec'", name="msgspec")
 
-    monkeypatch.setattr(main, "_run", failing)
+    monkeypatch.setattr(main, "_dispatch", failing)
     assert main.main([]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "msgspec is not installed" in line
@@ -166,7 +161,7 @@ def test_what_the_work_returns_is_the_exit_code() -> None:
         await asyncio.sleep(0)
         return 4
 
-    assert main._run_loop(work()) == 4
+    assert running.run_loop(work()) == 4
 
 
 @POSIX_ONLY
@@ -185,7 +180,7 @@ def test_a_signal_cancels_the_work_and_is_a_success(number: signal.Signals) -> N
         return 1
 
     before = signal.getsignal(number)
-    assert main._run_loop(work()) == 0
+    assert running.run_loop(work()) == 0
     assert steps == ["closed"]
     assert signal.getsignal(number) is before
 
@@ -196,10 +191,10 @@ def test_an_ignored_interrupt_still_stops_and_an_ignored_hang_up_does_not(
 ) -> None:
     # a shell script's background job starts with SIGINT ignored, nohup's with SIGHUP
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_IGN)
-    assert signal.SIGINT in main._stop_signals()
-    assert signal.SIGHUP not in main._stop_signals()
+    assert signal.SIGINT in running.stop_signals()
+    assert signal.SIGHUP not in running.stop_signals()
     monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
-    assert signal.SIGHUP in main._stop_signals()
+    assert signal.SIGHUP in running.stop_signals()
 
 
 @POSIX_ONLY
@@ -213,7 +208,7 @@ def test_a_failure_while_stopping_is_not_hidden() -> None:
         return 0
 
     with pytest.raises(StorageError):
-        main._run_loop(work())
+        running.run_loop(work())
 
 
 @contextmanager
@@ -245,7 +240,8 @@ def test_simulate_serves_until_a_signal_stops_it(
 @POSIX_ONLY
 def test_the_second_signal_ends_a_stop_that_hangs(repository: Path, tmp_path: Path) -> None:
     code = (
-        "import asyncio, main, sys\n"
+        "import asyncio, sys\n"
+        "from command_line import running\n"
         "async def work():\n"
         "    print('ready', flush=True)\n"
         "    try:\n"
@@ -253,8 +249,8 @@ def test_the_second_signal_ends_a_stop_that_hangs(repository: Path, tmp_path: Pa
         "    finally:\n"
         "        print('stopping', flush=True)\n"
         "        await asyncio.sleep(60)\n"
-        "main.SAME_SIGNAL_S = 0\n"
-        "sys.exit(main._run_loop(work()))\n"
+        "running.SAME_SIGNAL_S = 0\n"
+        "sys.exit(running.run_loop(work()))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code],

@@ -1,0 +1,61 @@
+"""The ``run`` verb: the live bot, and the view beside it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from typing import Any
+
+from command_line.replay import replay_with
+from command_line.running import run_loop
+from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
+from domain.errors import ConfigError
+
+RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")
+
+
+def _add_arguments(parser: Parser) -> None:
+    add_settings(parser, first=RUN_OPTIONS)
+
+
+def _run(given: dict[str, Any]) -> int:
+    settings = settings_of(given)
+    if settings.replay_path is not None:
+        if settings.duration is not None:
+            raise ConfigError("DURATION (--duration): a replay ends where its recording ends")
+        return replay_with(settings, settings.replay_path)
+    from dashboard import plain
+
+    with_view = not settings.headless and plain.supports_view(sys.stdout)
+    with logging_for(settings, to_file=with_view and sys.stderr.isatty()) as writer:
+        from market_orchestrator.market_orchestrator import EnhancedMarketBot
+
+        bot = EnhancedMarketBot(settings)
+        watching = plain.watch(
+            bot.bus, with_view=with_view, stream=sys.stdout, problems=lambda: list(writer.recent)
+        )
+        return run_loop(_both(bot.run(), watching))
+
+
+async def _both(work: Coroutine[Any, Any, int], watching: Coroutine[Any, Any, None]) -> int:
+    """Run the bot, and the view beside it for as long as the bot runs."""
+    async with asyncio.TaskGroup() as tasks:
+        view = tasks.create_task(watching, name="view")
+        try:
+            return await work
+        finally:
+            view.cancel()
+
+
+VERB = Verb(
+    about="The live bot: connect, close exact windows, store features, publish signals.",
+    examples=(
+        "python main.py run --source demo --duration 60",
+        "python main.py run --symbols BTCUSDT,ETHUSDT --data-dir data",
+        "python main.py run --market spot --symbols SOLUSDT --headless",
+        "python main.py run --source replay:recordings/day.ndjson.gz",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,51 @@
+"""The ``simulate`` verb: a Binance-compatible exchange on loopback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from command_line.running import run_loop
+from command_line.verb import Parser, Verb, writing_logs
+from domain.errors import ConfigError
+
+
+def _add_arguments(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--recording", metavar="PATH", type=Path, help="serve this recording")
+    add("--seed", type=int, help="seed of the synthetic market, default 1")
+    add("--symbols", help="symbols of the synthetic market, default BTCUSDT,ETHUSDT")
+    add("--market", choices=("um", "spot"), help="um (USDⓈ-M futures, default) or spot")
+    add("--speed", type=float, help="market seconds per second, default 1; 0: unpaced")
+    add("--faults", metavar="PLAN", help="a fault plan (JSON or TOML), or random:SEED")
+    add("--port", type=int, help="TCP port, default 0: any free one")
+
+
+def _run(given: dict[str, Any]) -> int:
+    for name in ("seed", "symbols"):
+        if name in given and "recording" in given:
+            raise ConfigError(
+                f"--{name}: a recording has its own; leave out --{name} or --recording"
+            )
+    with writing_logs("INFO"):
+        from domain.market import Market
+        from simulator.cli import serve
+        from simulator.settings import SimulatorSettings
+
+        if "symbols" in given:
+            given["symbols"] = tuple(s for s in given["symbols"].upper().split(",") if s)
+        if "market" in given:
+            given["market"] = Market(given["market"])
+        return run_loop(serve(SimulatorSettings(**given)))
+
+
+VERB = Verb(
+    about="Serve a Binance-compatible exchange on loopback; prints its addresses as one JSON line.",
+    examples=(
+        "python main.py simulate",
+        "python main.py simulate --seed 7 --port 0",
+        "python main.py simulate --recording recordings/day.ndjson.gz --speed 10",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
