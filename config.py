@@ -28,11 +28,12 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from binance_api.endpoints import DEFAULT_REST_BASE, DEFAULT_WS_BASE
+from binance_api.endpoints import DEFAULT_REST_BASE, DEFAULT_VISION_BASE, DEFAULT_WS_BASE
 from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError
 from domain.market import Market
 from flow_analyzer import FlowSettings
+from lake.paths import LakePaths
 from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
@@ -320,6 +321,37 @@ class Settings(BaseSettings):
         description="feature rows and signals reach disk every so many s; a run's first ones sooner",
     )
 
+    raw_data_dir: Path | None = Field(
+        None, description="replaces the raw subtree of the data folder (recordings, history, klines)"
+    )
+    curated_data_dir: Path | None = Field(
+        None, description="replaces the curated subtree of the data folder"
+    )
+
+    # --- lake ---
+    stream_flush_interval_seconds: float = Field(
+        60.0,
+        gt=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="recorded frames become Parquet at least every so many s",
+    )
+    stream_flush_max_items: int = Field(
+        20_000, ge=1, description="... or at so many frames, whichever comes first"
+    )
+    stream_flush_max_bytes: int = Field(
+        52_428_800, ge=1_024, description="... or at so many bytes of frames"
+    )
+    stream_journal_sync_ms: int = Field(
+        200,
+        ge=0,
+        le=60_000,
+        description="a power cut or kill loses at most the frames of so many ms",
+    )
+    binance_vision_url: HttpHost = Field(
+        DEFAULT_VISION_BASE, description="host of the archive of past days and months"
+    )
+
     # --- thresholds of the parts, as <PART>_<FIELD> variables ---
     validator: Annotated[ValidatorSettings, _part("validator", ValidatorSettings)] = Field(
         default_factory=ValidatorSettings, description="what the validator flags"
@@ -381,6 +413,13 @@ class Settings(BaseSettings):
         if self.replay_path is not None:
             return Path("data-replay") / recording_name(self.replay_path)
         return Path("data-demo" if self.source == "demo" else "data")
+
+    @property
+    def paths(self) -> LakePaths:
+        """Where every file of this run and market lies."""
+        return LakePaths.of(
+            self.data_root, self.market, raw=self.raw_data_dir, curated=self.curated_data_dir
+        )
 
     @property
     def source_description(self) -> dict[str, str | int]:

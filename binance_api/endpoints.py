@@ -22,6 +22,7 @@ DEFAULT_REST_BASE: Final[Mapping[Market, str]] = {
     Market.UM: "https://fapi.binance.com",  # UM/general-info
     Market.SPOT: "https://api.binance.com",  # SPOT/rest-api/general-api-information
 }
+DEFAULT_VISION_BASE: Final = "https://data.binance.vision"  # github.com/binance/binance-public-data
 
 MAX_STREAMS_PER_CONNECTION: Final = 1_024
 """Streams of one socket; one more closes it with code 1008. UM/websocket-market-streams/Connect."""

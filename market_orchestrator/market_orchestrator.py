@@ -293,7 +293,7 @@ async def replay(settings: Settings, path: Path) -> int:
     """Put a recording through the same code as live data; writes what is not stored yet."""
     settings = settings.model_copy(update={"source": f"replay:{path}"})
     symbols = await asyncio.to_thread(_symbols_to_replay, settings, path)
-    paths = LakePaths.of(settings.data_root, settings.market)
+    paths = settings.paths
     with FolderLock(paths.root, "bot"):
         claim_source(paths.root, settings.source_description)
         clock = MarketClock()
@@ -402,7 +402,7 @@ async def hosts(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
 
 
 def _open_folder(settings: Settings, stack: AsyncExitStack) -> LakePaths:
-    paths = LakePaths.of(settings.data_root, settings.market)
+    paths = settings.paths
     stack.enter_context(FolderLock(paths.root, "bot"))
     claim_source(paths.root, settings.source_description)
     return paths

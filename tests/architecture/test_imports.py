@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
-        "rules_analyst",
+        *("rules_analyst", "lake"),
     },
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator"),
