@@ -7,18 +7,21 @@ A rejected trade never marks its id as seen. Rules and thresholds: docs/referenc
 
 from __future__ import annotations
 
-import math
 import statistics as stats
 from collections import deque
 from collections.abc import Sequence
 from decimal import Decimal
 from itertools import pairwise
+from math import inf, isfinite
 
 import msgspec
 import numpy as np
+import structlog
 
-from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, Side
+from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, DepthTop, Side
 from microstructure.trade_flags import Suspect, TradeFlags, ValidatorSettings
+
+log = structlog.get_logger()
 
 DUPLICATE = "duplicate"
 """Reason of a second copy of what is known: dropped and counted, never a fault."""
@@ -26,6 +29,7 @@ DUPLICATE = "duplicate"
 _RING = 512  # remembered payload digests per symbol (a power of two)
 _POWERS = 10.0 ** np.arange(20)
 _MAX_DECIMALS = 18
+_CLOCK_IS_RIGHT = 0.8  # share of the warning's limit below which the clock counts as right again
 _UNCHAINED = -1  # stands for the update id of a book that nothing can follow
 
 
@@ -181,10 +185,11 @@ class ClockOffset:
 
     def steady_ms(self, tolerance_ms: float) -> float | None:
         """The offset, or None while it moves by more than this (clocks at unlike speed)."""
-        return self._median_ms if self._drift_ms <= tolerance_ms or self._is_young else None
+        return self._median_ms if self._drift_ms <= tolerance_ms or self.is_young else None
 
     @property
-    def _is_young(self) -> bool:
+    def is_young(self) -> bool:
+        """Whether too few messages came to judge the drift."""
         return len(self._samples) < 16
 
     @property
@@ -237,6 +242,7 @@ class DataValidator:
         self._digest = np.zeros((count, _RING), dtype=np.int64)
         self._flags = TradeFlags(count, self.settings)
         self._final_update_id: dict[int, int] = {}
+        self._clock_is_off = False
         self._counts = dict.fromkeys(
             (
                 "trades",
@@ -247,6 +253,7 @@ class DataValidator:
                 "depth_rejected",
                 "chain_breaks",
                 "before_start",
+                "clock_warnings",
             ),
             0,
         )
@@ -340,34 +347,51 @@ class DataValidator:
             return Rejected("id already seen with another payload", trade.symbol)
         return Rejected(DUPLICATE, trade.symbol)
 
-    def check_depth(self, snapshot: DepthSnapshot) -> Accepted[DepthSnapshot] | Rejected:
-        """Check one snapshot: sorted, positive, uncrossed; tells whether the ``pu`` chain broke.
+    def check_depth(self, top: DepthTop) -> Accepted[DepthTop] | Rejected:
+        """Check one frame's ids and best levels; tells whether the ``pu`` chain broke.
 
-        A rejected snapshot breaks the chain for its successor: what it held is unknown.
+        A rejected frame breaks the chain for its successor: what it held is unknown.
         """
-        if snapshot.symbol not in self.index:
-            return Rejected("wrong symbol", snapshot.symbol)
-        index = self.index[snapshot.symbol]
+        index = self.index.get(top.symbol)
+        if index is None:
+            return Rejected("wrong symbol", top.symbol)
+        final_id = top.final_update_id
         previous = self._final_update_id.get(index)
-        if snapshot.final_update_id == previous:
+        if final_id == previous:
             self._counts["duplicates"] += 1
-            return Rejected(DUPLICATE, snapshot.symbol)
-        if previous is not None and snapshot.final_update_id < previous:
+            return Rejected(DUPLICATE, top.symbol)
+        if previous is not None and final_id < previous:
             self._counts["depth_rejected"] += 1
-            return Rejected("depth out of order", snapshot.symbol)
-        reason = _book_fault(snapshot)
-        if reason is not None:
-            self._counts["depth_rejected"] += 1
-            return Rejected(reason, snapshot.symbol)
-        chained = previous != _UNCHAINED and snapshot.prev_final_update_id in (None, previous)
+            return Rejected("depth out of order", top.symbol)
+        bid, ask = top.bid, top.ask
+        if (
+            bid
+            and ask
+            and 0.0 < bid[0] < ask[0] < inf
+            and 0.0 < bid[1] < inf
+            and 0.0 < ask[1] < inf
+        ):
+            self._flags.quote(index, bid[0], ask[0], top.transact_time_ms)
+        else:
+            reason = _levels_fault([bid] if bid else [], [ask] if ask else [])
+            if reason is not None:
+                self._counts["depth_rejected"] += 1
+                return Rejected(reason, top.symbol)
+        chained = previous != _UNCHAINED and top.prev_final_update_id in (None, previous)
         broken = previous is not None and not chained
-        self._final_update_id[index] = snapshot.final_update_id
+        self._final_update_id[index] = final_id
         self._counts["depth"] += 1
         self._counts["chain_breaks"] += broken
-        if snapshot.bids and snapshot.asks:
-            bid, ask = snapshot.bids[0][0], snapshot.asks[0][0]
-            self._flags.quote(index, bid, ask, snapshot.transact_time_ms)
-        return Accepted(snapshot, chain_broken=broken)
+        return Accepted(top, chain_broken=broken)
+
+    def check_levels(self, snapshot: DepthSnapshot) -> str | None:
+        """What is wrong with a book of which all levels are read: not sorted, positive, uncrossed.
+
+        The chain goes on over a faulty one: its ids and best levels were sound (``check_depth``).
+        """
+        reason = _levels_fault(snapshot.bids, snapshot.asks)
+        self._counts["depth_rejected"] += reason is not None
+        return reason
 
     def book_update_id(self, symbol: str) -> int | None:
         """Final update id of a symbol's latest accepted snapshot."""
@@ -396,7 +420,12 @@ class DataValidator:
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts since the start, open holes, and the learned clock offset in milliseconds."""
         open_ids = sum(gap.count for seq in self.sequences for gap in seq.missing if not gap.lost)
-        return {**self._counts, "missing_ids": open_ids, "clock_offset_ms": self.clock.median_ms}
+        return {
+            **self._counts,
+            **self._flags.statistics(),
+            "missing_ids": open_ids,
+            "clock_offset_ms": self.clock.median_ms,
+        }
 
     def _extend(self, sequence: TradeSequence, rows: np.ndarray, start: int, stop: int) -> bool:
         """Take a group whose ids follow each other and the sequence (or begin it); else False."""
@@ -468,6 +497,20 @@ class DataValidator:
     def _learn_clock(self, rows: np.ndarray) -> None:
         if rows["event_time_ms"][-1] > 0 and rows["receive_time_ns"][-1] > 0:
             self.clock.add(int(rows["receive_time_ns"][-1]), int(rows["event_time_ms"][-1]))
+            self._watch_clock()
+
+    def _watch_clock(self) -> None:
+        """Warn once when the clock is learned to be far off, and again only after it was right."""
+        offset_ms, limit_ms = self.clock.median_ms, self.settings.clock_warning_ms
+        if offset_ms is None or self.clock.is_young:
+            return
+        if not self._clock_is_off and abs(offset_ms) > limit_ms:
+            self._clock_is_off = True
+            self._counts["clock_warnings"] += 1
+            log.warning("validator.clock_offset", offset_ms=round(offset_ms), limit_ms=limit_ms)
+        elif self._clock_is_off and abs(offset_ms) < _CLOCK_IS_RIGHT * limit_ms:
+            self._clock_is_off = False
+            log.info("validator.clock_offset_over", offset_ms=round(offset_ms))
 
 
 def _drift(offsets: list[float]) -> float:
@@ -521,12 +564,11 @@ def _digests(rows: np.ndarray) -> np.ndarray:
     return digest
 
 
-def _book_fault(snapshot: DepthSnapshot) -> str | None:
-    bids, asks = snapshot.bids, snapshot.asks
+def _levels_fault(bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> str | None:
     if not bids and not asks:
         return None
     prices, sizes = zip(*bids, *asks, strict=True)
-    if not math.isfinite(sum(sizes) + sum(prices)):
+    if not isfinite(sum(sizes) + sum(prices)):
         return "depth with a number that is not finite"  # also keeps the comparisons below honest
     if min(sizes) <= 0:
         return "depth with a size that is not positive"

@@ -17,13 +17,13 @@ import numpy as np
 from domain.features import FeatureRow
 from domain.flow import FlowMetrics, WindowBatch
 from domain.market import NO_VALUE
-from microstructure.flow_history import (
-    ArrivalBurst,
-    BurstSettings,
-    NetFlow,
-    PriceImpact,
+from microstructure.flow_history import ArrivalBurst, BurstSettings, NetFlow
+from microstructure.rolling_sizes import (
+    RollingThreshold,
+    RoundLots,
+    SizeDistribution,
+    Threshold,
 )
-from microstructure.rolling_sizes import RollingThreshold, SizeDistribution, Threshold
 from microstructure.running_cvd import RunningCvd
 from microstructure.scaled_trades import EXACT
 from microstructure.trade_flow import (
@@ -67,11 +67,10 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
         whale_quantile_sweeps: past sweeps it is taken over.
         whale_quantile_minimum: sweeps needed before the first one.
         whale_quantile_floor: least value it can take, quote units.
-        size_trades: past trades behind trade_notional_q* and hill_alpha.
+        size_trades: past trades behind trade_notional_q*, hill_alpha, gini and round_lot_ratio.
         size_minimum: trades needed before the first of them.
+        round_lot_steps: quantity steps that make a round lot.
         burst: of the arrival bursts.
-        impact_lookback_s: look-back of the price impact behind absorption, s.
-        impact_minimum: 1-second bars needed in it before the first absorption.
     """
 
     whale_notional: Decimal = Decimal(100_000)
@@ -88,9 +87,8 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     whale_quantile_floor: float = 0.0
     size_trades: int = 500
     size_minimum: int = 100
+    round_lot_steps: int = 100
     burst: BurstSettings = BurstSettings()
-    impact_lookback_s: int = 600
-    impact_minimum: int = 100
 
     def __post_init__(self) -> None:
         edges = self.participant_edges
@@ -105,8 +103,8 @@ class FlowSettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("whale_quantile_minimum must lie between 1 and whale_quantile_sweeps")
         if not 1 <= self.size_minimum <= self.size_trades:
             raise ValueError("size_minimum must lie between 1 and size_trades")
-        if self.impact_lookback_s < 1 or self.burst.half_life_s <= 0.0 or self.burst.limit <= 0.0:
-            raise ValueError("impact_lookback_s, half_life_s and limit of burst must be positive")
+        if self.round_lot_steps < 1 or self.burst.half_life_s <= 0.0 or self.burst.limit <= 0.0:
+            raise ValueError("round_lot_steps, half_life_s and limit of burst must be positive")
 
     def thresholds(self) -> Thresholds:
         """The fixed thresholds among them."""
@@ -143,8 +141,8 @@ class _Statistics(msgspec.Struct, gc=False):
     threshold: Threshold | None
     seconds: list[int]  # trades per second
     closes: tuple[float | None, ...]
-    deltas: Sequence[float] = ()  # signed volume per second
-    absorption: float | None = None
+    sides: tuple[int, ...]
+    flows: tuple[float, ...]
     sweep_count: int = 0
     max_sweep: float | None = None
     max_trade: float | None = None
@@ -155,9 +153,9 @@ class _Statistics(msgspec.Struct, gc=False):
 class TradeFlowAnalyzer:
     """Turns windows into ``FlowMetrics``, with a CVD and rolling history per symbol.
 
-    Measures on 1-second bars (bursts, arrival z, absorption) need windows of whole seconds; with
-    others they stay None, ``burst_count`` 0. They restart after a hole, learn nothing from
-    an incomplete window, and net flow over minutes needs that many minutes without either.
+    Bursts and arrival z need windows of whole seconds; with others they stay 0 and None. They
+    restart after a hole, learn nothing from an incomplete window, and net flow over minutes needs
+    that many minutes without either.
     """
 
     def __init__(self, symbols: Sequence[str], settings: FlowSettings = _DEFAULTS) -> None:
@@ -177,6 +175,12 @@ class TradeFlowAnalyzer:
         self._sizes = SizeDistribution(
             len(self._symbols), size=settings.size_trades, minimum=settings.size_minimum
         )
+        self._round_lots = RoundLots(
+            len(self._symbols),
+            size=settings.size_trades,
+            minimum=settings.size_minimum,
+            steps=settings.round_lot_steps,
+        )
         self._counts = dict.fromkeys(
             ("windows", "trades", "incomplete_windows", "holes", "bursts", "wide_batches"), 0
         )
@@ -190,12 +194,6 @@ class TradeFlowAnalyzer:
         ]
         self._net_flow = [NetFlow(max(self._horizons)) for _ in self._symbols]
         self._bursts = [ArrivalBurst(self._settings.burst) for _ in self._symbols]
-        self._impact = PriceImpact(
-            len(self._symbols),
-            duration_ms,
-            lookback_s=self._settings.impact_lookback_s,
-            minimum=self._settings.impact_minimum,
-        )
 
     def analyze(self, batch: WindowBatch) -> list[FlowMetrics]:
         """Measures the windows of one boundary and takes them into the history.
@@ -216,7 +214,7 @@ class TradeFlowAnalyzer:
         columns = measure_columns(batch, self._thresholds)
         silent = self._thresholds
         sums = columns.sums if columns else [silent_sums(k, silent) for k in batch.symbol_index]
-        statistics = self._window_statistics(batch, sums, columns)
+        statistics = self._window_statistics(batch, columns)
         if columns:
             self._remember(batch, columns)
         self._counts["windows"] += len(sums)
@@ -299,48 +297,25 @@ class TradeFlowAnalyzer:
             if self._last_ms[index] not in (NO_VALUE, batch.start_ms - self._duration_ms):
                 self._counts["holes"] += 1
                 self._bursts[index] = ArrivalBurst(self._settings.burst)
-                self._impact.forget(index)
             self._last_ms[index] = batch.start_ms
 
     def _window_statistics(
-        self, batch: WindowBatch, sums: list[WindowSums], columns: FlowColumns | None
+        self, batch: WindowBatch, columns: FlowColumns | None
     ) -> list[_Statistics]:
-        """Sweeps, sizes, seconds and absorption of each window, against the history before it."""
+        """Sweeps, sizes and seconds of each window, against the history before it."""
         width = second_count(batch.start_ms, batch.end_ms)
-        seconds, closes = [0] * width, (None,) * width
-        result = [
-            _Statistics(self._whales.of(index), seconds, closes) for index in batch.symbol_index
-        ]
+        silence = [0] * width, (None,) * width, (0,) * width, (0.0,) * width
+        result = [_Statistics(self._whales.of(index), *silence) for index in batch.symbol_index]
         if columns:
             _add_trades([result[place] for place in columns.filled], columns)
-        if self._duration_ms % SECOND_MS == 0:
-            self._score_absorption(batch, sums, result)
         return result
-
-    def _score_absorption(
-        self, batch: WindowBatch, sums: list[WindowSums], windows: list[_Statistics]
-    ) -> None:
-        """Absorption of the complete windows; then their bars are learnt."""
-        scores = self._impact.absorption(
-            batch.symbol_index,
-            [float(window.delta) for window in sums],
-            [None if window.close is None else float(window.close) for window in sums],
-        )
-        for window, score, is_complete in zip(windows, scores, batch.complete, strict=True):
-            window.absorption = score if is_complete else None
-        self._impact.update(
-            batch.start_ms,
-            batch.symbol_index,
-            [window.deltas for window in windows],
-            [window.closes for window in windows],
-            batch.complete,
-        )
 
     def _remember(self, batch: WindowBatch, columns: FlowColumns) -> None:
         """Takes the trades into the look-backs that are counted in events."""
         owners = np.array([batch.symbol_index[place] for place in columns.filled], dtype=np.int64)
         self._whales.append(owners, np.bincount(columns.sweeps.window), columns.sweeps.notional)
         self._sizes.update(owners, columns.trades.counts, columns.trades.notional)
+        self._round_lots.update(owners, columns.trades)
         self._counts["wide_batches"] += columns.trades.is_wide
 
     def _metrics(
@@ -365,7 +340,7 @@ class TradeFlowAnalyzer:
                 statistics.seconds, is_complete=is_complete
             )
             self._counts["bursts"] += bursts
-        q50, q90, q99, hill = self._sizes.of(index)
+        q50, q90, q99, hill, gini = self._sizes.of(index)
         flow_1m, flow_5m, flow_15m = map(net_flow.over, self._horizons)
         return FlowMetrics(
             symbol=self._symbols[index],
@@ -412,11 +387,14 @@ class TradeFlowAnalyzer:
             trade_notional_q99=q99,
             trade_notional_max=statistics.max_trade,
             hill_alpha=hill,
+            trade_notional_gini=gini,
+            round_lot_ratio=self._round_lots.of(index),
             participant_volume=sums.participant_volume,
             participant_delta=sums.participant_delta,
             arrival_z=arrival_z if is_complete else None,
-            absorption=statistics.absorption,
             second_closes=statistics.closes,
+            second_sides=statistics.sides,
+            second_flows=statistics.flows,
         )
 
 
@@ -435,19 +413,21 @@ def _add_trades(windows: list[_Statistics], columns: FlowColumns) -> None:
     max_trades = np.maximum.reduceat(trades.notional, trades.starts)
     columns_of = (
         columns.seconds.count.tolist(),
-        columns.seconds.delta.tolist(),
         closes.tolist(),
+        columns.seconds.side.tolist(),
+        columns.seconds.flow.tolist(),
         sweep_counts.tolist(),
         max_sweeps.tolist(),
         max_trades.tolist(),
         count,
     )
-    for window, seconds, deltas, close, sweep_count, max_sweep, max_trade, whale_count in zip(
+    for window, seconds, close, sides, flows, sweep_count, max_sweep, max_trade, whale_count in zip(
         windows, *columns_of, strict=True
     ):
         window.seconds = seconds
-        window.deltas = deltas
         window.closes = tuple(close)
+        window.sides = tuple(sides)
+        window.flows = tuple(flows)
         window.sweep_count = sweep_count
         window.max_sweep = max_sweep
         window.max_trade = max_trade

@@ -36,6 +36,7 @@ VERBS = {
     "run": "the live bot (also without a verb)",
     "replay": "a recording through the same code, as fast as it goes",
     "simulate": "serve a local exchange that speaks Binance's WebSocket and REST",
+    "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
     "doctor": "check Python, settings, disk, clock and the exchange; say what to do",
 }
 _OVERVIEW = """\

@@ -40,6 +40,7 @@ def batch(rng: np.random.Generator, symbols: int, trades: int, number: int) -> W
     rows["agg_trade_id"] = np.tile(np.arange(trades) + number * trades, symbols)
     rows["price"] = 6_000_000 + rng.integers(-500, 500, count)
     rows["quantity"] = np.maximum(rng.lognormal(3, 2, count), 1).astype(np.int64)
+    rows["quantity_ex_rpi"] = rows["quantity"]
     rows["first_trade_id"] = 2 * rows["agg_trade_id"]
     rows["last_trade_id"] = rows["first_trade_id"] + 1
     rows["transact_time_ms"] = number * DURATION_MS + times // 20 * 20

@@ -1,4 +1,4 @@
-"""Frames (bytes) → trade columns, depth snapshots, or documented rejections. Never raises on input.
+"""Trade frames (bytes) → columns or documented rejections; any known frame → its message.
 
 A batch is decoded in one call where every frame is well formed; otherwise frame by frame, so that
 one bad frame costs only itself. Numbers stay exact: a decimal string becomes mantissa and decimals.
@@ -6,29 +6,40 @@ one bad frame costs only itself. Numbers stay exact: a decimal string becomes ma
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from binance_api.columnar import MAX_DIGITS, FoundRows, find_rows
-from binance_api.endpoints import StreamKind, stream_name, symbol_of
+from binance_api.endpoints import StreamKind, stream_name
+from binance_api.frames import (
+    FINER_THAN_MS,
+    FIRST_MS,
+    LAST_MS,
+    UNDECODABLE,
+    Control,
+    Decoded,
+    FinerTime,
+    Rejection,
+    decode_frames,
+    finer_times,
+    in_ms,
+    is_control,
+)
 from binance_api.wire import (
     AggTradeFrame,
     AggTradeMessage,
     CombinedFrame,
-    DepthFrame,
     Message,
     RestAggTrade,
-    SpotDepthFrame,
 )
-from domain.market import NO_VALUE, TRADE_DTYPE, DepthSnapshot, Market
+from domain.market import NO_VALUE, TRADE_DTYPE
 
 _NATURAL_DECIMALS = 6  # spot pads every number to 8 decimals; beyond 6 trailing zeros are dropped
 _MAX_ID = 2**62
 _MAX_MANTISSA = 2**63 - 1
-_FIRST_MS = 1_230_768_000_000  # 2009-01-01: before the first exchange
-_LAST_MS = 4_102_444_800_000  # 2100-01-01
 _MAX_AHEAD_MS = 60_000  # a trade this long after the event that reports it contradicts itself
 _MAX_BEHIND_MS = 3_600_000  # so does an event this long after its trade
 _INTEGERS = (  # in the order of the wire schema, after the maker flag
@@ -45,52 +56,24 @@ _COMMA, _DOT = 44, 46
 
 _agg_trade_batch = msgspec.json.Decoder(list[AggTradeFrame])
 _agg_trade_one = msgspec.json.Decoder(AggTradeFrame)
-_depth_batch = msgspec.json.Decoder(list[DepthFrame], strict=False)
-_depth_one = msgspec.json.Decoder(DepthFrame, strict=False)
-_spot_depth_batch = msgspec.json.Decoder(list[SpotDepthFrame], strict=False)
-_spot_depth_one = msgspec.json.Decoder(SpotDepthFrame, strict=False)
 _any_combined = msgspec.json.Decoder(CombinedFrame, strict=False)
 _any_raw = msgspec.json.Decoder(Message, strict=False)
 _mantissas = msgspec.json.Decoder(list[int])
 _rest_batch = msgspec.json.Decoder(list[RestAggTrade])
 _rest_raw = msgspec.json.Decoder(list[msgspec.Raw])
 _rest_one = msgspec.json.Decoder(RestAggTrade)
-_UNDECODABLE = (
-    msgspec.DecodeError,
-    UnicodeDecodeError,
-    RecursionError,
-)  # the last: nested too deep
-
-
-class Rejection(msgspec.Struct, frozen=True, gc=False):
-    """Input that was not accepted: why, and the input itself."""
-
-    reason: str
-    payload: bytes
-    receive_time_ns: int
-    symbol: str | None = None
-
-
-class Control(msgspec.Struct, frozen=True, gc=False):
-    """An acknowledgement or another message about the connection; carries no market data."""
-
-    payload: bytes
 
 
 class DecodedTrades(msgspec.Struct, frozen=True):
-    """``rows`` (``TRADE_DTYPE``, arrival order), what was rejected, and the streams that carried data."""
+    """``rows`` (``TRADE_DTYPE``, arrival order), what was rejected, and the streams that carried data.
+
+    ``finer`` tells of times that came finer than milliseconds.
+    """
 
     rows: np.ndarray
     rejections: list[Rejection]
     streams: set[str]
-
-
-class DecodedDepth(msgspec.Struct, frozen=True):
-    """Snapshots in arrival order, what was rejected, and the streams that carried data."""
-
-    snapshots: list[DepthSnapshot]
-    rejections: list[Rejection]
-    streams: set[str]
+    finer: list[FinerTime] = []
 
 
 def decode_trades(
@@ -124,6 +107,7 @@ def _completed(
         )
     streams = {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in found.symbols}
     rejections: list[Rejection] = []
+    finer: list[FinerTime] = []
     if found.others:
         others = _decode_messages([payloads[i] for i in found.others], found.others, symbol_index)
         rejections = [
@@ -131,13 +115,14 @@ def _completed(
             for r in others.rejections
         ]
         streams |= others.streams
+        finer = others.finer
         merged = np.empty(len(rows) + len(others.rows), dtype=TRADE_DTYPE)
         merged[: len(rows)], merged[len(rows) :] = rows, others.rows
         rows = merged
     rows = rows[np.argsort(rows["receive_time_ns"], kind="stable")]  # still positions in the batch
     positions = rows["receive_time_ns"].copy()
     rows["receive_time_ns"] = np.array(receive_time_ns, dtype=np.int64)[positions]
-    return DecodedTrades(rows, rejections, streams)
+    return DecodedTrades(rows, rejections, streams, finer)
 
 
 def _decode_messages(
@@ -145,9 +130,7 @@ def _decode_messages(
 ) -> DecodedTrades:
     """Rows of any frames, one object per frame."""
     rejections: list[Rejection] = []
-    decoded = _decode_frames(
-        payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections
-    )
+    decoded = decode_frames(payloads, receive_time_ns, _agg_trade_batch, _agg_trade_one, rejections)
     decoded = _of_known_symbols(decoded, symbol_index, rejections)
     messages = [frame.data for frame in decoded.frames]
     rows, faults = _trade_rows(messages, decoded.stamps, symbol_index)
@@ -155,75 +138,30 @@ def _decode_messages(
         rejections.append(
             Rejection(reason, decoded.payloads[i], decoded.stamps[i], messages[i].symbol)
         )
-    symbols = {message.symbol for message in messages}
-    return DecodedTrades(
-        rows, rejections, {stream_name(StreamKind.AGG_TRADE, symbol) for symbol in symbols}
-    )
-
-
-def decode_depth(
-    payloads: Sequence[bytes],
-    receive_time_ns: Sequence[int],
-    symbol_index: dict[str, int],
-    market: Market = Market.UM,
-) -> DecodedDepth:
-    """Decode combined partial-depth frames (20 levels) of subscribed symbols."""
-    rejections: list[Rejection] = []
-    made: list[DepthSnapshot | str]
-    if market is Market.SPOT:
-        spot = _decode_frames(
-            payloads, receive_time_ns, _spot_depth_batch, _spot_depth_one, rejections
-        )
-        made = [
-            _spot_snapshot(frame, stamp, symbol_index)
-            for frame, stamp in zip(spot.frames, spot.stamps, strict=True)
-        ]
-        streams, sources, stamps = [f.stream for f in spot.frames], spot.payloads, spot.stamps
-    else:
-        um = _decode_frames(payloads, receive_time_ns, _depth_batch, _depth_one, rejections)
-        made = [
-            _snapshot(frame, stamp, symbol_index)
-            for frame, stamp in zip(um.frames, um.stamps, strict=True)
-        ]
-        streams, sources, stamps = [f.stream for f in um.frames], um.payloads, um.stamps
-    snapshots: list[DepthSnapshot] = []
-    carried: set[str] = set()
-    for snapshot, stream, source, stamp in zip(made, streams, sources, stamps, strict=True):
-        if isinstance(snapshot, str):
-            rejections.append(Rejection(snapshot, source, stamp, symbol_of(stream)))
-        else:
-            snapshots.append(snapshot)
-            carried.add(stream)
-    return DecodedDepth(snapshots, rejections, carried)
+    streams = {frame.stream for frame in decoded.frames}
+    finer = [
+        (_trade_stream(m.symbol), m.transact_time_ms, m.event_time_ms)
+        for m in messages
+        if m.transact_time_ms >= FINER_THAN_MS or m.event_time_ms >= FINER_THAN_MS
+    ]
+    return DecodedTrades(rows, rejections, streams, finer_times(finer) if finer else [])
 
 
 def decode_any(payload: bytes) -> Message | Control | Rejection:
     """Decode one frame of any known kind, combined or raw."""
     try:
         frame: CombinedFrame = _any_combined.decode(payload)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         pass
     else:
         return frame.data
     try:
         message: Message = _any_raw.decode(payload)
-    except _UNDECODABLE as error:
+    except UNDECODABLE as error:
         if is_control(payload):
             return Control(payload)
         return Rejection(f"unparsable: {error}", payload, NO_VALUE)
     return message
-
-
-def is_control(payload: bytes) -> bool:
-    """Whether a frame is an acknowledgement, an error reply or a shutdown notice."""
-    try:
-        value = msgspec.json.decode(payload)
-    except _UNDECODABLE:
-        return False
-    if not isinstance(value, dict) or "stream" in value:
-        return False
-    is_error = "error" in value or ("code" in value and "msg" in value)
-    return "result" in value or is_error or value.get("e") == "serverShutdown"
 
 
 def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
@@ -239,10 +177,10 @@ def decode_rest_agg_trades(payload: bytes) -> tuple[np.ndarray, int]:
     try:
         messages = _rest_batch.decode(payload)
         entries = len(messages)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         try:
             raw = _rest_raw.decode(payload)
-        except _UNDECODABLE as error:
+        except UNDECODABLE as error:
             raise ValueError(f"no array of trades: {error}") from error
         entries = len(raw)
         messages = [m for m in map(_rest_entry, raw) if m is not None]
@@ -335,51 +273,17 @@ def _without_padding(mantissa: np.ndarray, decimals: np.ndarray) -> tuple[np.nda
     return mantissa, decimals
 
 
-class _Decoded[F](msgspec.Struct, frozen=True):
-    """Frames that could be decoded, with the input and receive time of each."""
-
-    frames: list[F]
-    payloads: Sequence[bytes]
-    stamps: Sequence[int]
-
-
-def _decode_frames[F](
-    payloads: Sequence[bytes],
-    receive_time_ns: Sequence[int],
-    batch: msgspec.json.Decoder[list[F]],
-    one: msgspec.json.Decoder[F],
-    rejections: list[Rejection],
-) -> _Decoded[F]:
-    try:
-        frames = batch.decode(b"[" + b",".join(payloads) + b"]")
-        if len(frames) == len(payloads):
-            return _Decoded(frames, payloads, receive_time_ns)
-    except _UNDECODABLE:
-        pass
-    frames, kept, stamps = [], [], []
-    for payload, stamp in zip(payloads, receive_time_ns, strict=True):
-        try:
-            frames.append(one.decode(payload))
-        except _UNDECODABLE as error:
-            if not is_control(payload):
-                rejections.append(Rejection(f"unparsable: {error}", payload, stamp))
-        else:
-            kept.append(payload)
-            stamps.append(stamp)
-    return _Decoded(frames, kept, stamps)
-
-
 def _of_known_symbols(
-    decoded: _Decoded[AggTradeFrame], symbol_index: dict[str, int], rejections: list[Rejection]
-) -> _Decoded[AggTradeFrame]:
+    decoded: Decoded[AggTradeFrame], symbol_index: dict[str, int], rejections: list[Rejection]
+) -> Decoded[AggTradeFrame]:
     wrong = {
         (stream, symbol)
         for stream, symbol in {(frame.stream, frame.data.symbol) for frame in decoded.frames}
-        if symbol not in symbol_index or stream != stream_name(StreamKind.AGG_TRADE, symbol)
+        if symbol not in symbol_index or stream != _trade_stream(symbol)
     }
     if not wrong:
         return decoded
-    kept: _Decoded[AggTradeFrame] = _Decoded([], payloads := [], stamps := [])
+    kept: Decoded[AggTradeFrame] = Decoded([], payloads := [], stamps := [])
     for frame, payload, stamp in zip(decoded.frames, decoded.payloads, decoded.stamps, strict=True):
         if (frame.stream, frame.data.symbol) in wrong:
             rejections.append(Rejection("wrong symbol", payload, stamp, frame.data.symbol))
@@ -388,6 +292,11 @@ def _of_known_symbols(
             payloads.append(payload)
             stamps.append(stamp)
     return kept
+
+
+@functools.lru_cache(maxsize=4_096)
+def _trade_stream(symbol: str) -> str:
+    return stream_name(StreamKind.AGG_TRADE, symbol)
 
 
 def _trade_rows(
@@ -411,13 +320,6 @@ def _trade_rows(
         else:
             records.append(record)
     return np.array(records, dtype=TRADE_DTYPE), faults
-
-
-def in_ms(time: int) -> int:
-    """A time in milliseconds, micro- and nanoseconds told by their magnitude."""
-    if time >= 10**17:
-        return time // 10**6
-    return time // 10**3 if time >= 10**14 else time
 
 
 def _record(
@@ -444,7 +346,7 @@ def _record(
     if not (
         0 <= message.agg_trade_id < _MAX_ID
         and -_MAX_ID < first_id <= last_id < _MAX_ID
-        and _FIRST_MS <= time_ms < _LAST_MS
+        and FIRST_MS <= time_ms < LAST_MS
     ):
         return "impossible id or time"
     if event_ms != NO_VALUE and event_ms - time_ms > _MAX_BEHIND_MS:
@@ -489,19 +391,20 @@ def _rows_in_bulk(
     """Columns of many messages at once; None if any of them needs a closer look."""
     columns = list(zip(*map(msgspec.structs.astuple, messages), strict=True))
     offset = 1 if symbol_index is not None else 0  # REST rows have no symbol in front
-    prices = parse_decimals(columns[offset])
-    quantities = parse_decimals(columns[offset + 1])
-    if prices is None or quantities is None:
+    count = len(messages)
+    numbers = parse_decimals(columns[offset] + columns[offset + 1])
+    if numbers is None:
         return None
-    rows = np.empty(len(messages), dtype=TRADE_DTYPE)
+    mantissas, decimals = numbers
+    rows = np.empty(count, dtype=TRADE_DTYPE)
     rows["suspect"] = 0
-    rows["price"], rows["price_decimals"] = prices
-    rows["quantity"], rows["quantity_decimals"] = quantities
+    rows["price"], rows["price_decimals"] = mantissas[:count], decimals[:count]
+    rows["quantity"], rows["quantity_decimals"] = mantissas[count:], decimals[count:]
     rows["is_buyer_maker"] = np.frombuffer(bytes(columns[offset + 2]), dtype=np.bool_)
     names = _INTEGERS if symbol_index is not None else _INTEGERS[:-1]
     try:
         for place, name in enumerate(names, start=offset + 3):
-            rows[name] = np.fromiter(columns[place], np.int64, len(messages))
+            rows[name] = np.fromiter(columns[place], np.int64, count)
     except OverflowError:
         return None
     if symbol_index is None:
@@ -516,25 +419,22 @@ def _rows_in_bulk(
         rows["symbol_index"] = symbol_index[symbols[0]]
     else:
         rows["symbol_index"] = [symbol_index[symbol] for symbol in symbols]
-    if columns[offset + 8] == columns[offset + 1]:  # no RPI order took part: the usual case
-        rows["quantity_ex_rpi"] = rows["quantity"]
-        return rows
-    return rows if _fill_ex_rpi(rows, columns[offset + 8]) else None
+    return rows if _fill_ex_rpi(rows, columns[offset + 8], columns[offset + 1]) else None
 
 
-def _fill_ex_rpi(rows: np.ndarray, tokens: Sequence[str | None]) -> bool:
+def _fill_ex_rpi(rows: np.ndarray, tokens: Sequence[str | None], quantities: Sequence[str]) -> bool:
     """Fill ``quantity_ex_rpi`` at the quantity's decimals; False if a token is malformed."""
-    present = [i for i, token in enumerate(tokens) if token is not None] if None in tokens else None
-    if present is not None and not present:
+    ex_rpi = rows["quantity_ex_rpi"]
+    ex_rpi[:] = rows["quantity"]  # no RPI order took part: the usual case
+    if tokens == quantities:
         return True
-    parsed = parse_decimals([token for token in tokens if token is not None])
-    if parsed is None:
-        return False
-    mantissa, decimals = parsed
-    where = slice(None) if present is None else present
-    if (rows["quantity_decimals"][where] != decimals).any():
-        return False
-    rows["quantity_ex_rpi"][where] = mantissa
+    for i, (token, quantity) in enumerate(zip(tokens, quantities, strict=True)):
+        if token == quantity:
+            continue
+        parsed = None if token is None else parse_decimal(token)
+        if token is not None and (parsed is None or parsed[1] != rows["quantity_decimals"][i]):
+            return False
+        ex_rpi[i] = parsed[0] if parsed else NO_VALUE
     return True
 
 
@@ -546,8 +446,8 @@ def _is_sound(rows: np.ndarray, *, is_live: bool) -> bool:
         and rows["quantity"].min() > 0
         and rows["agg_trade_id"].min() >= 0
         and rows["agg_trade_id"].max() < _MAX_ID
-        and times.min() >= _FIRST_MS
-        and times.max() < _LAST_MS
+        and times.min() >= FIRST_MS
+        and times.max() < LAST_MS
         and rows["first_trade_id"].min() > -_MAX_ID
         and rows["last_trade_id"].max() < _MAX_ID
         and (rows["last_trade_id"] >= rows["first_trade_id"]).all()
@@ -555,7 +455,7 @@ def _is_sound(rows: np.ndarray, *, is_live: bool) -> bool:
     if not is_sound or not is_live:
         return bool(is_sound)
     events = rows["event_time_ms"]
-    if not 0 < events.min() <= events.max() < _LAST_MS + _MAX_BEHIND_MS:
+    if not 0 < events.min() <= events.max() < LAST_MS + _MAX_BEHIND_MS:
         return False  # also keeps the difference below from overflowing
     delays = events - times
     return bool(delays.min() >= -_MAX_AHEAD_MS and delays.max() <= _MAX_BEHIND_MS)
@@ -564,41 +464,5 @@ def _is_sound(rows: np.ndarray, *, is_live: bool) -> bool:
 def _rest_entry(raw: msgspec.Raw) -> RestAggTrade | None:
     try:
         return _rest_one.decode(raw)
-    except _UNDECODABLE:
+    except UNDECODABLE:
         return None
-
-
-def _snapshot(frame: DepthFrame, stamp: int, symbol_index: dict[str, int]) -> DepthSnapshot | str:
-    """A snapshot, or what is wrong with the frame."""
-    message = frame.data
-    if message.symbol not in symbol_index or symbol_of(frame.stream) != message.symbol:
-        return "wrong symbol"
-    if message.transact_time_ms is None:
-        return "depth without transaction time"
-    time_ms = in_ms(message.transact_time_ms)
-    if not _FIRST_MS <= time_ms < _LAST_MS:
-        return "impossible id or time"
-    return DepthSnapshot(
-        message.symbol,
-        in_ms(message.event_time_ms),
-        time_ms,
-        stamp,
-        message.first_update_id,
-        message.final_update_id,
-        message.prev_final_update_id,
-        message.bids,
-        message.asks,
-    )
-
-
-def _spot_snapshot(
-    frame: SpotDepthFrame, stamp: int, symbol_index: dict[str, int]
-) -> DepthSnapshot | str:
-    symbol = symbol_of(frame.stream)
-    if symbol not in symbol_index:
-        return "wrong symbol"
-    message, time_ms = frame.data, stamp // 1_000_000
-    update_id = message.final_update_id
-    return DepthSnapshot(
-        symbol, time_ms, time_ms, stamp, update_id, update_id, None, message.bids, message.asks
-    )

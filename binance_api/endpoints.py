@@ -24,6 +24,11 @@ DEFAULT_REST_BASE: Final[Mapping[Market, str]] = {
 }
 DEFAULT_VISION_BASE: Final = "https://data.binance.vision"  # github.com/binance/binance-public-data
 
+VISION_PREFIX: Final[Mapping[Market, str]] = {
+    Market.UM: "/data/futures/um",
+    Market.SPOT: "/data/spot",
+}
+
 MAX_STREAMS_PER_CONNECTION: Final = 1_024
 """Streams of one socket; one more closes it with code 1008. UM/websocket-market-streams/Connect."""
 

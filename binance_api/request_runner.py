@@ -8,7 +8,8 @@ every process on the machine, and nothing of a query is ever logged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
@@ -126,6 +127,14 @@ class HttpReply(msgspec.Struct, frozen=True):
     body: bytes
 
 
+class HttpStream(msgspec.Struct, frozen=True):
+    """The beginning of an answer whose body is still coming, in ``pieces``."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
 class Sender(Protocol):
     """What speaks HTTP.
 
@@ -134,6 +143,10 @@ class Sender(Protocol):
 
     async def get(self, path: str, params: Mapping[str, str | int]) -> HttpReply: ...
 
+    def stream(
+        self, path: str, headers: Mapping[str, str]
+    ) -> AbstractAsyncContextManager[HttpStream]: ...
+
 
 class Answer(msgspec.Struct, frozen=True):
     """A body with status 200, not yet decoded."""
@@ -141,6 +154,12 @@ class Answer(msgspec.Struct, frozen=True):
     body: bytes
     latency_ms: float
     received_ns: int
+
+
+class _Wait(msgspec.Struct, frozen=True):
+    """Nothing was sent: the weight budget allows it after so many seconds."""
+
+    seconds: float
 
 
 class RequestRunner:
@@ -201,20 +220,52 @@ class RequestRunner:
             request: What to send.
             decode: Body → value; a ``ValueError`` means the body is not what was asked for.
         """
+
+        async def whole() -> Reply[T]:
+            return await self._decoded(request, await self._send(request), decode)
+
+        return await self._until_done(request, whole)
+
+    async def receive[T](
+        self,
+        request: Request,
+        headers: Callable[[], Mapping[str, str]],
+        take: Callable[[HttpStream], Awaitable[T]],
+    ) -> T:
+        """Like ``call``, for a body that is taken piece by piece.
+
+        Args:
+            request: What to send; its ``params`` are not sent.
+            headers: Asked before every attempt, as the last one may have left something behind.
+            take: Given an answer with a status below 300; works its pieces off.
+        """
+
+        async def streamed() -> T:
+            self._counts["requests"] += 1
+            async with self._sender.stream(request.path, headers()) as stream:
+                if stream.status >= 300:
+                    reply = HttpReply(stream.status, stream.headers, b"")
+                    raise self._refusal(reply, request.path)
+                return await take(stream)
+
+        return await self._until_done(request, streamed)
+
+    async def _until_done[T](self, request: Request, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Repeat ``attempt`` until it succeeds, its error is final, or the deadline would pass."""
         deadline = self._monotonic() + request.bound_s
         failures = 0
         while True:
             try:
-                outcome = await self._attempt(request, decode, deadline)
+                outcome = await self._attempt(request, attempt, deadline)
             except ExchangeError as error:
                 failures += 1
                 self._counts["failures"] += 1
                 self._counts["bad_replies"] += isinstance(error, BadReply)
                 delay_s, cause = self._retry_delay_s(error, failures), error
             else:
-                if isinstance(outcome, Reply):
+                if not isinstance(outcome, _Wait):
                     return outcome
-                delay_s, cause = outcome, self._spent(request, outcome)
+                delay_s, cause = outcome.seconds, self._spent(request, outcome.seconds)
             if delay_s is None or delay_s >= deadline - self._monotonic():
                 raise cause
             if isinstance(cause, Unreachable | BadReply):
@@ -223,22 +274,17 @@ class RequestRunner:
             await self._sleep(delay_s)
 
     async def _attempt[T](
-        self, request: Request, decode: Callable[[Answer], T], deadline: float
-    ) -> Reply[T] | float:
-        """One request, within what is left of the deadline.
-
-        Returns:
-            The reply, or seconds to wait for the weight budget when nothing was sent.
-        """
+        self, request: Request, attempt: Callable[[], Awaitable[T]], deadline: float
+    ) -> T | _Wait:
+        """One request, within what is left of the deadline; its outcome or a wait for the budget."""
         remaining_s = deadline - self._monotonic()
         try:
             async with asyncio.timeout(max(remaining_s, 0.0)):
                 async with self._gate.slot(urgent=request.is_urgent):
                     wait_s = self._budget.reserve(request.weight, urgent=request.is_urgent)
                     if wait_s > 0:
-                        return wait_s
-                    answer = await self._send(request)
-                return await self._decoded(request, answer, decode)
+                        return _Wait(wait_s)
+                    return await attempt()
         except TimeoutError as error:
             message = "no answer before the deadline of the call"
             raise Unreachable(message, endpoint=request.path) from error
@@ -336,7 +382,7 @@ class RequestRunner:
                 self._obey(error)
             return error
         is_html = answer.body.lstrip()[:1] == b"<"
-        message = "HTML instead of JSON" if is_html else f"not the expected JSON: {cause}"
+        message = "HTML instead of data" if is_html else f"not what was asked for: {cause}"
         return BadReply(message, endpoint=path, status=200)
 
     def _heed(self, headers: Mapping[str, str], sent_ms: int, received_ms: int) -> None:

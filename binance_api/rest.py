@@ -1,7 +1,7 @@
 """The one REST client: the market data of one exchange host, a method per endpoint.
 
 Consumes calls, produces ``Reply`` values with exact numbers or a typed ``ExchangeError``. How a
-request is bounded, retried and paid for is ``request_runner``'s; the HTTP library stays in here.
+request is bounded, retried and paid for is ``request_runner``'s, HTTP is ``http_session``'s.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from decimal import Decimal
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
-import aiohttp
 import numpy as np
 
 from binance_api import rest_replies
@@ -27,9 +25,8 @@ from binance_api.endpoints import (
     request_weight,
     rest_path,
 )
-from binance_api.errors import BadReply, Unreachable
+from binance_api.http_session import HttpSession
 from binance_api.request_runner import (
-    HttpReply,
     Random,
     Reply,
     Request,
@@ -69,11 +66,11 @@ class RestClient:
     ) -> None:
         self._settings = settings or RestSettings()
         self._market = self._settings.market
-        base_url = _checked_base(self._settings.base_url or DEFAULT_REST_BASE[self._market])
-        self._http = _HttpSession(self._settings, base_url)
+        base_url = self._settings.base_url or DEFAULT_REST_BASE[self._market]
+        self._http = HttpSession(self._settings, base_url)
         self._runner = RequestRunner(
             self._settings,
-            base_url,
+            self._http.base_url,
             self._http,
             monotonic=monotonic,
             wall_ns=wall_ns,
@@ -301,64 +298,3 @@ def _checked_symbol(symbol: str) -> str:
     if not name:
         raise ValueError("symbol must not be empty")
     return name
-
-
-class _HttpSession:
-    """The one HTTP session: a ``request_runner.Sender`` over aiohttp."""
-
-    def __init__(self, settings: RestSettings, base_url: str) -> None:
-        self._settings = settings
-        self._base_url = base_url
-        self._session: aiohttp.ClientSession | None = None
-
-    def open(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._settings.concurrency),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(
-                total=self._settings.request_timeout_s,
-                connect=self._settings.connect_timeout_s,
-            ),
-        )
-
-    async def close(self) -> None:
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
-
-    async def get(self, path: str, params: Mapping[str, str | int]) -> HttpReply:
-        if self._session is None:
-            raise RuntimeError("RestClient is used outside its context")
-        url = self._base_url + path
-        try:
-            async with self._session.get(url, params=params, allow_redirects=False) as response:
-                body = await self._read(response, path)
-                return HttpReply(status=response.status, headers=response.headers, body=body)
-        except TimeoutError as error:
-            raise Unreachable("timed out", endpoint=path) from error
-        except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(_describe(error), endpoint=path) from error
-
-    async def _read(self, response: aiohttp.ClientResponse, path: str) -> bytes:
-        chunks: list[bytes] = []
-        size_bytes = 0
-        async for chunk in response.content.iter_any():
-            size_bytes += len(chunk)
-            if size_bytes > self._settings.max_reply_bytes:
-                raise BadReply("the answer is too large", endpoint=path, status=response.status)
-            chunks.append(chunk)
-        return b"".join(chunks)
-
-
-def _checked_base(base_url: str) -> str:
-    parts = urlsplit(base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("base_url must be http(s)://host[:port]")
-    return base_url.rstrip("/")
-
-
-def _describe(error: Exception) -> str:
-    """A network failure in words, without the URL some of these errors repeat."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect to {error.host}:{error.port} ({error.strerror or error.os_error})"
-    return f"connection failed ({type(error).__name__})"

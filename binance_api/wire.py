@@ -84,6 +84,45 @@ class SpotPartialDepthMessage(
     asks: Levels
 
 
+class RawDepthMessage(
+    msgspec.Struct,
+    frozen=True,
+    gc=False,
+    tag_field="e",
+    tag="depthUpdate",
+    rename={
+        "event_time_ms": "E",
+        "transact_time_ms": "T",
+        "symbol": "s",
+        "first_update_id": "U",
+        "final_update_id": "u",
+        "prev_final_update_id": "pu",
+        "bids": "b",
+        "asks": "a",
+    },
+):
+    """``DepthMessage`` with its levels as text: the hot path's schema."""
+
+    event_time_ms: int
+    symbol: str
+    first_update_id: int
+    final_update_id: int
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+    transact_time_ms: int | None = None
+    prev_final_update_id: int | None = None
+
+
+class RawSpotDepthMessage(
+    msgspec.Struct, frozen=True, gc=False, rename={"final_update_id": "lastUpdateId"}
+):
+    """``SpotPartialDepthMessage`` with its levels as text."""
+
+    final_update_id: int
+    bids: msgspec.Raw
+    asks: msgspec.Raw
+
+
 class KlineBody(
     msgspec.Struct,
     frozen=True,
@@ -265,6 +304,20 @@ class SpotDepthFrame(msgspec.Struct, frozen=True, gc=False):
 
     stream: str
     data: SpotPartialDepthMessage
+
+
+class RawDepthFrame(msgspec.Struct, frozen=True, gc=False):
+    """A combined frame known to carry futures depth, its levels as text."""
+
+    stream: str
+    data: RawDepthMessage
+
+
+class RawSpotDepthFrame(msgspec.Struct, frozen=True, gc=False):
+    """A combined frame known to carry spot partial depth, its levels as text."""
+
+    stream: str
+    data: RawSpotDepthMessage
 
 
 class RestAggTrade(

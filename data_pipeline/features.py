@@ -103,7 +103,13 @@ class ZScoreHistory:
 
 
 def build_row(
-    window: EnrichedWindow, context: MarketContext, scores: ZScores, ages: WallAges, revision: int
+    window: EnrichedWindow,
+    context: MarketContext,
+    scores: ZScores,
+    ages: WallAges,
+    absorption: float | None,
+    suspect: int | None,
+    revision: int,
 ) -> tuple[FeatureRow, int]:
     """Lay one window out flat.
 
@@ -111,7 +117,7 @@ def build_row(
         The row, and how many optional values had to be dropped because they were not finite (a
         fault upstream: none is expected).
     """
-    row = _row(window, context, scores, ages, revision)
+    row = _row(window, context, scores, ages, absorption, suspect, revision)
     faults = _not_finite(row)
     if faults:
         row = msgspec.structs.replace(row, **dict.fromkeys(faults))
@@ -119,7 +125,13 @@ def build_row(
 
 
 def _row(
-    window: EnrichedWindow, context: MarketContext, scores: ZScores, ages: WallAges, revision: int
+    window: EnrichedWindow,
+    context: MarketContext,
+    scores: ZScores,
+    ages: WallAges,
+    absorption: float | None,
+    suspect: int | None,
+    revision: int,
 ) -> FeatureRow:
     # By position, in the columns' order: 135 keywords cost msgspec 15-25 µs, positions 0.4 µs.
     m: FlowMetrics = window.metrics
@@ -211,7 +223,7 @@ def _row(
         tuple(map(float, m.participant_volume)),
         tuple(map(float, m.participant_delta)),
         m.arrival_z,
-        m.absorption,
+        absorption,
         context.price,
         context.session.value,
         _value(context.volatility_regime),
@@ -254,6 +266,9 @@ def _row(
         scores.ofi,  # ofi_z
         scores.spread_bps,  # spread_bps_z
         scores.realized_vol,  # realized_vol_z
+        m.trade_notional_gini,
+        m.round_lot_ratio,
+        None if suspect is None else int(suspect),  # window_suspect
     )
 
 

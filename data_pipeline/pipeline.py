@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from data_pipeline.absorption import Absorption, AbsorptionSettings
 from data_pipeline.context import (
     ContextSettings,
     SymbolHistory,
@@ -22,6 +23,7 @@ from data_pipeline.enrich import EnrichSettings, enrich
 from data_pipeline.features import FeatureSettings, ZScoreHistory, build_row
 from data_pipeline.sessions import SessionTracker
 from data_pipeline.validation import Rejected, validate
+from data_pipeline.window_flags import WindowFlagSettings, window_flags
 from domain.context import MarketContext
 from domain.features import FeatureRow
 from domain.flow import BookWindow, FlowMetrics
@@ -37,6 +39,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True):
         window_ms: length of a window.
         rewarm_windows: live windows behind which history loaded at the start can still be put.
         enrich: of the book's walls.
+        absorption: of the price impact behind it.
+        flags: of doubtful windows.
         context: of volatility, trend and key levels.
         features: of the z-scores.
     """
@@ -44,6 +48,8 @@ class PipelineSettings(msgspec.Struct, frozen=True, kw_only=True):
     window_ms: int = 5000
     rewarm_windows: int = 120
     enrich: EnrichSettings = EnrichSettings()
+    absorption: AbsorptionSettings = AbsorptionSettings()
+    flags: WindowFlagSettings = WindowFlagSettings()
     context: ContextSettings = ContextSettings()
     features: FeatureSettings = FeatureSettings()
 
@@ -67,11 +73,12 @@ class LayerCounts(msgspec.Struct):
 class _Memory:
     """Everything remembered of one symbol."""
 
-    __slots__ = ("history", "scores", "unwarmed")
+    __slots__ = ("absorption", "history", "scores", "unwarmed")
 
     def __init__(self, symbol: str, settings: PipelineSettings) -> None:
         self.history = SymbolHistory(settings.window_ms, settings.context)
         self.scores = ZScoreHistory(symbol, settings.window_ms, settings.features)
+        self.absorption = Absorption(symbol, settings.window_ms, settings.absorption)
         # Windows seen before ``warm``, replayed behind what it brings; None: no longer possible.
         self.unwarmed: list[WindowSample] | None = []
 
@@ -91,6 +98,7 @@ class DataPipeline:
         self._context = LayerCounts()
         self._features = LayerCounts()
         self._corrected = 0
+        self._suspect = 0
 
     def process(
         self, metrics: FlowMetrics, book: BookWindow | None, revision: int = 0
@@ -140,6 +148,8 @@ class DataPipeline:
         before_ms = seen[0].start_ms if seen else None
         memory = self._memories[symbol] = _Memory(symbol, self._settings)
         memory.unwarmed = None
+        if known is not None:
+            memory.absorption = known.absorption  # stored rows hold nothing for it
         samples = [s for s in samples if before_ms is None or s.end_ms <= before_ms]
         memory.history.warm(
             [k for k in bars if before_ms is None or k.close_time_ms < before_ms], samples
@@ -170,6 +180,7 @@ class DataPipeline:
             counts[f"{name}_out"] = layer.passed
             counts[f"{name}_rejected"] = layer.rejected
         counts["validation_corrected"] = self._corrected
+        counts["windows_suspect"] = self._suspect
         counts["symbols"] = len(self._memories)
         return counts
 
@@ -186,6 +197,9 @@ class DataPipeline:
         if sample.start_ms < memory.history.last_end_ms:
             self._context.rejected += 1
             memory = _Memory(metrics.symbol, self._settings)
+        memory.history.age_to(sample.start_ms)
+        suspect = window_flags(window, memory.history.prices, self._settings.flags)
+        self._suspect += bool(suspect)
         memory.history.observe(sample)
         ages = memory.history.wall_ages(window)
         context = memory.history.context(
@@ -200,7 +214,8 @@ class DataPipeline:
         scores = memory.scores.score(sample)
         memory.scores.remember(sample)
         self._keep_for_warming(memory, sample)
-        row, fault_count = build_row(window, context, scores, ages, revision)
+        absorption = memory.absorption.observe(window)
+        row, fault_count = build_row(window, context, scores, ages, absorption, suspect, revision)
         if fault_count:
             self._features.rejected += 1
             log.error("pipeline.not_finite", symbol=row.symbol, value_count=fault_count)

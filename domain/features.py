@@ -148,4 +148,7 @@ class FeatureRow(msgspec.Struct, frozen=True, gc=False):
     ofi_z: float | None = None
     spread_bps_z: float | None = None
     realized_vol_z: float | None = None
+    trade_notional_gini: float | None = None
+    round_lot_ratio: float | None = None
+    window_suspect: int | None = None  # bits: 1 open far from the close before, 2 return an outlier
     schema_version: int = FEATURE_SCHEMA_VERSION

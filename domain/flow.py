@@ -93,11 +93,14 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     trade_notional_q99: float | None
     trade_notional_max: float | None
     hill_alpha: float | None
+    trade_notional_gini: float | None = None  # 0: all of one size, towards 1: a few hold everything
+    round_lot_ratio: float | None = None  # share of trades that are whole round lots
     participant_volume: tuple[Decimal, ...]  # base volume per notional bucket, smallest first
     participant_delta: tuple[Decimal, ...]
     arrival_z: float | None
-    absorption: float | None  # sigmas; positive: the price moved less than the flow implied
     second_closes: tuple[float | None, ...]  # last price of each second of the window
+    second_sides: tuple[int, ...] = ()  # aggressor sign of that trade, 0 without one
+    second_flows: tuple[float, ...] = ()  # its signed volume without RPI fills, base units
     schema_version: int = SCHEMA_VERSION
 
 

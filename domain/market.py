@@ -67,6 +67,24 @@ class DepthSnapshot(msgspec.Struct, frozen=True, gc=False):
     asks: list[tuple[float, float]]
 
 
+class DepthTop(msgspec.Struct, frozen=True, gc=False):
+    """One depth frame with only its best levels read: ``(price, quantity)``, None on an empty side.
+
+    ``payload`` is the frame as received, which holds the other levels; the rest as in ``DepthSnapshot``.
+    """
+
+    symbol: str
+    event_time_ms: int
+    transact_time_ms: int
+    receive_time_ns: int
+    first_update_id: int
+    final_update_id: int
+    prev_final_update_id: int | None
+    bid: tuple[float, float] | None
+    ask: tuple[float, float] | None
+    payload: bytes
+
+
 class Kline(msgspec.Struct, frozen=True, gc=False):
     """One closed candle; prices and volumes as exact decimals."""
 

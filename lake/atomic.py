@@ -147,6 +147,30 @@ def atomic_file(
         raise
 
 
+def publish_file(finished: Path, path: Path, *, hook: StepHook = no_hook) -> None:
+    """Give a file that was written elsewhere on the same filesystem its final name, durably.
+
+    Args:
+        finished: The file; nobody writes to it any more.
+        path: Its new name; replaced if it exists. The folder is created if missing.
+        hook: See ``StepHook``.
+
+    Raises:
+        StorageError: The disk refused; ``finished`` is still there.
+    """
+    ensure_folder(path.parent)
+    try:
+        with finished.open("rb") as handle:
+            os.fsync(handle.fileno())
+        hook(Step.SYNCED, path)
+        finished.replace(path)
+        hook(Step.RENAMED, path)
+        sync_folder(path.parent)
+        hook(Step.FOLDER_SYNCED, path)
+    except OSError as error:
+        raise storage_error("cannot write", path, error) from error
+
+
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     """Give the temporary its final name. Without ``overwrite`` a hard link decides races."""
     if overwrite:

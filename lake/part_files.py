@@ -184,7 +184,7 @@ def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
     """
     try:
         with pq.ParquetFile(path, page_checksum_verification=True, pre_buffer=False) as file:
-            groups = _groups(file, rows)
+            groups = wanted_groups(file, rows)
             names = set(file.schema_arrow.names)
             missing = {rows.time_column, "symbol"} - names
             if missing:
@@ -200,17 +200,18 @@ def read_file(path: Path, schema: pa.Schema, rows: RowRange) -> pa.Table:
     except pa.ArrowMemoryError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise _classified(path, error) from error
+        raise read_failure(path, error) from error
 
 
-def _classified(path: Path, error: Exception) -> Exception:
-    """The system's refusals carry an error number, unreadable content does not."""
+def read_failure(path: Path, error: Exception) -> Exception:
+    """What to raise: the system's refusals carry an error number, unreadable content does not."""
     if isinstance(error, OSError) and error.errno is not None:
         return storage_error("cannot read", path, error)
     return DamagedFile(path, str(error).splitlines()[0] if str(error) else type(error).__name__)
 
 
-def _groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
+def wanted_groups(file: pq.ParquetFile, rows: RowRange) -> list[int]:
+    """The row groups that may hold such rows, by their statistics."""
     metadata = file.metadata
     indices = {
         name: index
@@ -323,7 +324,7 @@ def _file_schema(path: Path) -> pa.Schema:
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        raise _classified(path, error) from error
+        raise read_failure(path, error) from error
 
 
 def replaced_names(path: Path) -> list[str]:

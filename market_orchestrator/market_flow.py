@@ -11,21 +11,26 @@ from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
 import numpy as np
+import structlog
 
-from binance_api.decode import Rejection, decode_depth, decode_trades
+from binance_api.decode import decode_trades
+from binance_api.decode_depth import decode_depth, read_levels
 from binance_api.endpoints import Route
+from binance_api.frames import FinerTime, Rejection
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.context import MarketContext
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow
 from domain.flow import FlowMetrics, Origin, WindowBatch
-from domain.market import DepthSnapshot, Market
+from domain.market import DepthSnapshot, DepthTop, Market
 from flow_analyzer import FlowSettings, TradeFlowAnalyzer
 from market_orchestrator.revisions import CvdState
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
 from microstructure.book_window import BookAccumulator
 from microstructure.trade_flags import ValidatorSettings
+
+log = structlog.get_logger()
 
 _PAST_MS = 30_000  # a window closed later than this after its end is recovered, not live
 _MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
@@ -86,7 +91,7 @@ class MarketFlow:
         )
         self.analyzer = TradeFlowAnalyzer(self.symbols, settings.flow)
         self.pipeline = DataPipeline(settings.pipeline)
-        self.books = BookAccumulator(settings.windows.duration_ms)
+        self.books = BookAccumulator(settings.windows.duration_ms, self._read_levels)
         self.live: deque[WindowBatch] = deque()
         self.revised: deque[WindowBatch] = deque()
         self.stale: set[tuple[int, int]] = set()
@@ -97,7 +102,10 @@ class MarketFlow:
         self._depth_gaps: list[GapEvent] = []
         self._depth_ms: dict[str, int] = {}  # time of each symbol's latest snapshot
         self._depth_socket: int | None = None
-        self._counts = dict.fromkeys(("frames", "trades", "depth_frames", "rejected"), 0)
+        self._finer_streams: set[str] = set()  # whose times came finer than milliseconds
+        self._counts = dict.fromkeys(
+            ("frames", "trades", "depth_frames", "rejected", "finer_times"), 0
+        )
 
     # --- in -------------------------------------------------------------------------------
 
@@ -110,6 +118,8 @@ class MarketFlow:
             return self._on_depth(socket_id, payloads, stamps)
         decoded = decode_trades(payloads, stamps, self.index)
         self.reject(decoded.rejections)
+        if decoded.finer:
+            self._note_finer(decoded.finer)
         if len(decoded.rows):
             self.on_trades(decoded.rows, authoritative=False)
         return decoded.streams
@@ -193,25 +203,46 @@ class MarketFlow:
             if self._depth_socket is not None:
                 self.validator.reset_depth()
             self._depth_socket = socket_id
-        decoded = decode_depth(payloads, stamps, self.index, self.settings.market)
+        market = self.settings.market
+        decoded = decode_depth(payloads, stamps, self.index, market)
         self.reject(decoded.rejections)
-        self._counts["depth_frames"] += len(decoded.snapshots)
-        for sent in decoded.snapshots:
-            snapshot = self._timed(sent)
-            checked = self.validator.check_depth(snapshot)
+        if decoded.finer:
+            self._note_finer(decoded.finer)
+        self._counts["depth_frames"] += len(decoded.tops)
+        check_depth, add, depth_ms = self.validator.check_depth, self.books.add, self._depth_ms
+        for top in map(self._timed, decoded.tops) if market is Market.SPOT else decoded.tops:
+            checked = check_depth(top)
             if isinstance(checked, Rejected):
-                if checked.reason == DUPLICATE:
-                    continue
-                payload = msgspec.json.encode(snapshot)
-                self.reject(
-                    [Rejection(checked.reason, payload, snapshot.receive_time_ns, snapshot.symbol)]
-                )
+                if checked.reason != DUPLICATE:
+                    self._reject_depth(checked.reason, top)
             else:
-                self.books.add(snapshot, chain_broken=checked.chain_broken)
+                add(top, chain_broken=checked.chain_broken)
                 if checked.chain_broken:
-                    self._note_depth_gap(snapshot)
-                self._depth_ms[snapshot.symbol] = snapshot.transact_time_ms
+                    self._note_depth_gap(top)
+                depth_ms[top.symbol] = top.transact_time_ms
         return decoded.streams
+
+    def _read_levels(self, top: DepthTop) -> DepthSnapshot | None:
+        """The whole book of a frame of which only the best levels were checked so far."""
+        book = read_levels(top, self.settings.market)
+        reason = "malformed level" if book is None else self.validator.check_levels(book)
+        if reason is None:
+            return book
+        self._reject_depth(reason, top)
+        return None
+
+    def _reject_depth(self, reason: str, top: DepthTop) -> None:
+        self.reject([Rejection(reason, top.payload, top.receive_time_ns, top.symbol)])
+
+    def _note_finer(self, times: list[FinerTime]) -> None:
+        """Count times that were made milliseconds; the first of each stream is logged."""
+        self._counts["finer_times"] += len(times)
+        for time in times:
+            if time.stream not in self._finer_streams:
+                self._finer_streams.add(time.stream)
+                log.warning(
+                    "flow.finer_time", stream=time.stream, sent=time.sent, used_ms=time.used_ms
+                )
 
     def _is_past(self, end_ms: int) -> bool:
         """Whether a window closes so late (after a sleep, a long outage) that nobody should act."""
@@ -220,13 +251,13 @@ class MarketFlow:
         now_ms = self.validator.clock.exchange_ms(self._wall_ns())
         return now_ms is not None and now_ms - end_ms > _PAST_MS
 
-    def _timed(self, snapshot: DepthSnapshot) -> DepthSnapshot:
+    def _timed(self, top: DepthTop) -> DepthTop:
         """Spot depth says no time: give it the exchange's, as learned from the trades."""
         offset_ms = self.validator.clock.latest_ms
-        if self.settings.market is not Market.SPOT or offset_ms is None:
-            return snapshot
-        time_ms = int(snapshot.receive_time_ns / 1e6 - offset_ms)
-        return msgspec.structs.replace(snapshot, event_time_ms=time_ms, transact_time_ms=time_ms)
+        if offset_ms is None:
+            return top
+        time_ms = int(top.receive_time_ns / 1e6 - offset_ms)
+        return msgspec.structs.replace(top, event_time_ms=time_ms, transact_time_ms=time_ms)
 
     def reject(self, rejections: list[Rejection]) -> None:
         """Keep rejected input for the quarantine; beyond a bound only the count."""
@@ -236,22 +267,22 @@ class MarketFlow:
         if rejections:
             self.on_work()
 
-    def _note_depth_gap(self, snapshot: DepthSnapshot) -> None:
+    def _note_depth_gap(self, top: DepthTop) -> None:
         if len(self._depth_gaps) >= _MAX_REJECTIONS:
             return
         self.on_work()
         self._depth_gaps.append(
             GapEvent(
                 kind="depth",
-                symbol=snapshot.symbol,
+                symbol=top.symbol,
                 first_id=None,
                 last_id=None,
                 state=GapState.LOST,
                 cause="update chain broken",
-                from_ms=self._depth_ms.get(snapshot.symbol),
-                until_ms=snapshot.transact_time_ms,
+                from_ms=self._depth_ms.get(top.symbol),
+                until_ms=top.transact_time_ms,
                 repairable_until_ms=None,
-                at_ns=snapshot.receive_time_ns,
+                at_ns=top.receive_time_ns,
             )
         )
 

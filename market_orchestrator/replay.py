@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from binance_api.decode import Rejection
 from binance_api.endpoints import Route
+from binance_api.frames import Rejection
 from domain.errors import SourceError
 from domain.events import GapEvent, GapState
 from domain.features import FeatureRow

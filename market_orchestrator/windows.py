@@ -21,6 +21,7 @@ from domain.market import TRADE_DTYPE
 _NEVER = np.iinfo(np.int64).max // 2
 _MAX_EVENT_DELAY_MS = 10_000  # an event time further beyond all trades is not believed
 _LOOK_AGAIN_NS = 100_000_000  # how often holes that may still be filled are looked at again
+_PLAIN = np.dtype((np.void, TRADE_DTYPE.itemsize))  # rows as bytes: numpy copies fields one by one
 
 
 class WindowSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,7 +78,7 @@ class _Group(msgspec.Struct, frozen=True, gc=False):
     """New rows of one symbol: what of them is asked for again and again, as plain numbers."""
 
     index: int
-    rows: np.ndarray
+    plain: np.ndarray
     first_id: int
     last_id: int
     times: tuple[int, int]  # lowest and highest transaction time
@@ -99,9 +100,10 @@ def _described(checked: CheckedTrades) -> list[_Group]:
     first_ids = ids[starts].tolist()
     last_ids = ids[[stop - 1 for _, _, stop in checked.groups]].tolist()
     spans = zip(lowest.tolist(), highest.tolist(), strict=True)
+    plain = rows.view(_PLAIN)
     facts = zip(checked.groups, first_ids, last_ids, spans, is_ordered.tolist(), strict=True)
     return [
-        _Group(index, rows[start:stop], first_id, last_id, span, order)
+        _Group(index, plain[start:stop], first_id, last_id, span, order)
         for (index, start, stop), first_id, last_id, span, order in facts
     ]
 
@@ -122,6 +124,7 @@ class _Lane:
         "last_id",
         "last_ms",
         "monotonic",
+        "plain",
         "rows",
         "unknown_from_ms",
         "unproven_until_ms",
@@ -129,6 +132,7 @@ class _Lane:
 
     def __init__(self) -> None:
         self.rows = np.empty(64, dtype=TRADE_DTYPE)
+        self.plain = self.rows.view(_PLAIN)  # the same memory
         self.count = 0
         self.monotonic = True  # ids and times both ascend in ``rows``
         self.last_id = 0  # of the last row, which is the highest while monotonic
@@ -140,12 +144,12 @@ class _Lane:
         self.unproven_until_ms = 0  # while the head is not proven
 
     def append(self, group: _Group) -> None:
-        need = self.count + len(group.rows)
+        need = self.count + len(group.plain)
         if need > len(self.rows):
-            grown = np.empty(max(need, 2 * len(self.rows)), dtype=TRADE_DTYPE)
-            grown[: self.count] = self.rows[: self.count]
-            self.rows = grown
-        self.rows[self.count : need] = group.rows
+            grown = np.empty(max(need, 2 * len(self.rows)), dtype=_PLAIN)
+            grown[: self.count] = self.plain[: self.count]
+            self.plain, self.rows = grown, grown.view(TRADE_DTYPE)
+        self.plain[self.count : need] = group.plain
         if self.count and self.monotonic:
             self.monotonic = group.first_id > self.last_id and group.times[0] >= self.last_ms
         self.monotonic = self.monotonic and group.is_ordered
@@ -157,10 +161,18 @@ class _Lane:
         rows = self.rows[: self.count]
         times = rows["transact_time_ms"]
         if self.monotonic:
-            first, stop = np.searchsorted(times, (start_ms, end_ms))
+            first, stop = times.searchsorted((start_ms, end_ms)).tolist()
             return rows[first:stop]
         chosen = rows[(times >= start_ms) & (times < end_ms)]
         return chosen[np.argsort(chosen["agg_trade_id"], kind="stable")]
+
+    def count_between(self, start_ms: int, end_ms: int) -> int:
+        """Number of trades with start ≤ T < end."""
+        times = self.rows["transact_time_ms"][: self.count]
+        if self.monotonic:
+            first, stop = times.searchsorted((start_ms, end_ms)).tolist()
+            return int(stop - first)
+        return int(np.count_nonzero((times >= start_ms) & (times < end_ms)))
 
     def replace(self, row: np.ndarray) -> None:
         """Put an authoritative copy of a trade in the place of the doubted one."""
@@ -229,8 +241,9 @@ class WindowBuilder:
         orphans: set[tuple[int, int]] = set()
         if self.first_start_ms is None and len(checked.rows):
             self.begin(int(checked.rows["transact_time_ms"].min()))
-        for group in _described(checked):
-            orphans |= self._take(group, live=live)
+        groups = _described(checked)
+        if groups:
+            orphans = self._take(groups, live=live)
         for i in range(len(checked.replacements)):
             orphans |= self._replace(checked.replacements[i : i + 1])
         for index in checked.changed:
@@ -386,21 +399,28 @@ class WindowBuilder:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _take(self, group: _Group, *, live: bool) -> set[tuple[int, int]]:
-        index = group.index
-        lane = self._lanes[index]
-        lane.append(group)
-        oldest_ms, newest_ms = group.times
-        self._own_ms[index] = max(self._own_ms[index], newest_ms)
-        self._newest_ms = max(self._newest_ms, newest_ms)
-        if live and not self._covered[index]:
-            self.verify(index)
-        if lane.head is Head.OPEN and oldest_ms < (self.first_start_ms or 0):
-            lane.head = Head.PROVEN  # the sequence reaches back before the first window
-        if oldest_ms < self.next_start_ms(index):
-            self._touch(index)
-            return self._orphans(index, group.rows)
-        return set()
+    def _take(self, groups: Sequence[_Group], *, live: bool) -> set[tuple[int, int]]:
+        """Add the groups (one per symbol) to their lanes; returns the orphans among their rows."""
+        indices = np.array([group.index for group in groups])
+        newest_ms = np.array([group.times[1] for group in groups])
+        self._own_ms[indices] = np.maximum(self._own_ms[indices], newest_ms)
+        self._newest_ms = max(self._newest_ms, int(newest_ms.max()))
+        if live:
+            for index in indices[~self._covered[indices]].tolist():
+                self.verify(index)
+        next_starts = (self._next_end[indices] - self.settings.duration_ms).tolist()
+        first_start_ms = self.first_start_ms or 0
+        orphans: set[tuple[int, int]] = set()
+        for group, next_start_ms in zip(groups, next_starts, strict=True):
+            index, oldest_ms = group.index, group.times[0]
+            lane = self._lanes[index]
+            lane.append(group)
+            if lane.head is Head.OPEN and oldest_ms < first_start_ms:
+                lane.head = Head.PROVEN  # the sequence reaches back before the first window
+            if oldest_ms < next_start_ms:
+                self._touch(index)
+                orphans |= self._orphans(index, group.plain.view(TRADE_DTYPE))
+        return orphans
 
     def _replace(self, row: np.ndarray) -> set[tuple[int, int]]:
         index = int(row["symbol_index"][0])
@@ -459,7 +479,7 @@ class WindowBuilder:
         if lane.unknown_from_ms is not None and lane.unknown_from_ms < end_ms:
             complete, missing, waiting = False, None, True
         is_retained = start_ms >= self._oldest_retained(index)
-        count = len(lane.slice(start_ms, end_ms)) if is_retained else 0
+        count = lane.count_between(start_ms, end_ms) if is_retained else 0
         return Verdict(complete, missing, count, waiting)
 
     def _out_of_patience(self, index: int, now_ns: int) -> bool:
@@ -491,7 +511,7 @@ class WindowBuilder:
         slices = [self._lanes[index].slice(start_ms, end_ms) for index, _ in ready]
         offsets = np.zeros(len(slices) + 1, dtype=np.int64)
         np.cumsum([len(part) for part in slices], out=offsets[1:])
-        rows = slices[0].copy() if len(slices) == 1 else np.concatenate(slices)
+        rows = np.concatenate([part.view(_PLAIN) for part in slices]).view(TRADE_DTYPE)
         return WindowBatch(
             start_ms,
             end_ms,

@@ -1,31 +1,32 @@
 """The order book of every symbol, gathered into the windows of its trades.
 
-``DepthSnapshot`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order
-flow is counted between consecutive frames of an unbroken chain and credited to the later frame's
-window; nothing is counted across a break. Only the best level is read per frame, and only the last
-frame of an open window is kept, so memory is bounded by symbols × pending windows.
+``DepthTop`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order flow is
+counted between consecutive frames of an unbroken chain and credited to the later frame's window;
+nothing is counted across a break. All levels are read of a window's last frame alone (of the one
+before if that is faulty): those two are kept, so memory is bounded by symbols × pending windows.
 """
 
 from __future__ import annotations
 
-from math import isfinite
+from collections.abc import Callable
 
 from domain.flow import BookWindow
-from domain.market import DepthSnapshot
+from domain.market import DepthSnapshot, DepthTop
 from microstructure.ofi import Quote, ofi_event
 
 MAX_PENDING_WINDOWS = 16
 
 
 class _OpenWindow:
-    __slots__ = ("events", "frames", "last", "ofi", "restarts")
+    __slots__ = ("before", "events", "frames", "last", "ofi", "restarts")
 
-    def __init__(self, last: DepthSnapshot) -> None:
+    def __init__(self) -> None:
         self.frames = 0
         self.events = 0
         self.ofi = 0.0
         self.restarts = 0
-        self.last = last
+        self.last: DepthTop | None = None
+        self.before: DepthTop | None = None  # the frame before the last one
 
 
 class _SymbolBook:
@@ -42,11 +43,18 @@ class _SymbolBook:
 class BookAccumulator:
     """Collects depth frames per symbol and window until the trade window closes."""
 
-    def __init__(self, window_ms: int, *, max_pending_windows: int = MAX_PENDING_WINDOWS) -> None:
+    def __init__(
+        self,
+        window_ms: int,
+        read_levels: Callable[[DepthTop], DepthSnapshot | None],
+        *,
+        max_pending_windows: int = MAX_PENDING_WINDOWS,
+    ) -> None:
         """Prepare for windows of ``window_ms``.
 
         Args:
             window_ms: Window length in milliseconds.
+            read_levels: Gives a frame's book with all its levels, None where one is faulty.
             max_pending_windows: Open windows kept per symbol while trades hold them back (a dead
                 trade route beside a healthy depth route); beyond it the oldest is given up and
                 later closes without a book.
@@ -54,6 +62,7 @@ class BookAccumulator:
         if window_ms <= 0 or max_pending_windows <= 0:
             raise ValueError("window_ms and max_pending_windows must be positive")
         self._window_ms = window_ms
+        self._read_levels = read_levels
         self._max_pending = max_pending_windows
         self._books: dict[str, _SymbolBook] = {}
         self._frames = 0
@@ -62,30 +71,36 @@ class BookAccumulator:
         self._restarts = 0
         self._one_sided_frames = 0
 
-    def add(self, snapshot: DepthSnapshot, *, chain_broken: bool) -> None:
+    def add(self, top: DepthTop, *, chain_broken: bool) -> None:
         """Take one frame in the order its chain has.
 
         Args:
-            snapshot: A validated frame.
+            top: A validated frame.
             chain_broken: Whether frames are missing before it (``pu`` differs from the previous
                 ``u``, a new socket, a standby taking over): order flow restarts here.
         """
         self._frames += 1
-        book = self._books.get(snapshot.symbol)
+        book = self._books.get(top.symbol)
         if book is None:
-            book = self._books[snapshot.symbol] = _SymbolBook()
+            book = self._books[top.symbol] = _SymbolBook()
         previous = None if chain_broken else book.quote
-        quote = book.quote = self._top(snapshot)
-        start_ms = snapshot.transact_time_ms
+        if top.bid is not None and top.ask is not None:
+            quote: Quote | None = top.bid + top.ask
+        else:
+            quote = None  # no event here, none from here: the next frame restarts
+            self._one_sided_frames += 1
+        book.quote = quote
+        start_ms = top.transact_time_ms
         start_ms -= start_ms % self._window_ms
         if start_ms < book.closed_until_ms:
             self._late_frames += 1
             return
         window = book.current
         if window is None or start_ms != book.current_start_ms:
-            window = self._window(book, start_ms, snapshot)
+            window = self._window(book, start_ms)
         window.frames += 1
-        window.last = snapshot
+        window.before = window.last
+        window.last = top
         if chain_broken:
             window.restarts += 1
             self._restarts += 1
@@ -114,7 +129,7 @@ class BookAccumulator:
             depth_frames=window.frames if window else 0,
             ofi=window.ofi if window and window.events else None,
             ofi_restarts=window.restarts if window else 0,
-            last=window.last if window else None,
+            last=self._last_book(window) if window else None,
         )
 
     def statistics(self) -> dict[str, int | float | str | None]:
@@ -129,20 +144,17 @@ class BookAccumulator:
             "pending_windows": sum(len(book.windows) for book in self._books.values()),
         }
 
-    def _top(self, snapshot: DepthSnapshot) -> Quote | None:
-        bids, asks = snapshot.bids, snapshot.asks
-        if bids and asks:
-            bid, ask = bids[0], asks[0]
-            quote = (bid[0], bid[1], ask[0], ask[1])
-            if isfinite(quote[0] + quote[1] + quote[2] + quote[3]):
-                return quote
-        self._one_sided_frames += 1  # no event here, none from here: the next frame restarts
+    def _last_book(self, window: _OpenWindow) -> DepthSnapshot | None:
+        for top in (window.last, window.before):
+            book = self._read_levels(top) if top else None
+            if book is not None:
+                return book
         return None
 
-    def _window(self, book: _SymbolBook, start_ms: int, snapshot: DepthSnapshot) -> _OpenWindow:
+    def _window(self, book: _SymbolBook, start_ms: int) -> _OpenWindow:
         window = book.windows.get(start_ms)
         if window is None:
-            window = book.windows[start_ms] = _OpenWindow(snapshot)
+            window = book.windows[start_ms] = _OpenWindow()
             if len(book.windows) > self._max_pending:
                 oldest = min(book.windows)
                 del book.windows[oldest]

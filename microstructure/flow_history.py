@@ -1,4 +1,4 @@
-"""Rolling measures of trade flow over time: bursts, price impact, net flow. Pure.
+"""Rolling measures of trade flow over time: bursts and net flow. Pure.
 
 Consumes windows of a symbol in time order → produces scores and sums over past seconds and minutes,
 None while warming up. They restart after a hole. Statistics are floats; ``NetFlow`` is exact.
@@ -12,10 +12,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 import msgspec
-import numpy as np
 
 from microstructure.scaled_trades import EXACT
-from microstructure.trade_flow import SECOND_MS, ZERO
+from microstructure.trade_flow import ZERO
 
 
 class BurstSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -112,125 +111,6 @@ def cusum(score: float, z: float, slack: float, limit: float) -> tuple[float, bo
     """One step of the upper CUSUM: the new score, and whether it passes the limit."""
     score += z - slack
     return (score, score > limit) if score > 0.0 else (0.0, False)
-
-
-_NO_BARS = (0.0,) * 6
-_EXACT_FIT = 1e-12  # share of the squared Δprice that is rounding and no residual
-
-
-class PriceImpact:
-    """Rolling Kyle λ̂ of each symbol: Δprice per base unit of signed volume, on 1-second bars.
-
-    Bars are the seconds with trades, Δprice from the last price of one to that of the next; least
-    squares with intercept over the bars of the last ``lookback_s`` before the current window. The
-    first bar after a hole has no Δprice and does not count.
-    """
-
-    def __init__(self, symbols: int, duration_ms: int, *, lookback_s: int, minimum: int) -> None:
-        self._minimum = minimum
-        self._lookback_s = lookback_s
-        self._duration_ms = duration_ms
-        slots = max(lookback_s * SECOND_MS // duration_ms, 1)
-        self._moments = np.zeros((slots, 6, symbols))  # per window: n, Σx, Σy, Σxx, Σxy, Σyy
-        self._last_price: list[float | None] = [None] * symbols
-
-    def forget(self, symbol: int) -> None:
-        """Restarts a symbol after a hole."""
-        self._moments[:, :, symbol] = 0.0
-        self._last_price[symbol] = None
-
-    def absorption(
-        self, symbols: Sequence[int], deltas: Sequence[float], closes: Sequence[float | None]
-    ) -> list[float | None]:
-        """Residuals of windows: sign(Δ)·(λ̂Δ - Δprice) / (σ_e·√seconds), from past bars only.
-
-        Args:
-            symbols: Of the windows.
-            deltas: Signed volume Δ of each window, base units.
-            closes: Last price of each window; Δprice is counted from the window before.
-
-        Returns:
-            Positive where the price moved less than the flow, 0 where Δ is 0; None while fewer than
-            ``minimum`` bars are known or λ̂ <= 0.
-        """
-        if len(symbols) == self._moments.shape[2] and list(symbols) == list(range(len(symbols))):
-            sums = self._moments.sum(axis=0)
-        else:
-            sums = self._moments[:, :, symbols].sum(axis=0)
-        return [
-            self._residual(symbol, moments, delta, close)
-            for symbol, moments, delta, close in zip(
-                symbols, sums.T.tolist(), deltas, closes, strict=True
-            )
-        ]
-
-    def update(
-        self,
-        start_ms: int,
-        symbols: Sequence[int],
-        deltas: Sequence[Sequence[float]],
-        closes: Sequence[Sequence[float | None]],
-        complete: Sequence[bool],
-    ) -> None:
-        """Takes the windows at ``start_ms`` in, each symbol's exactly once.
-
-        Args:
-            start_ms: Of the windows.
-            symbols: Of the windows.
-            deltas: Signed volume of each second of each window, base units; empty if silent.
-            closes: Last price of each second, None without a trade.
-            complete: Whether a window lacks no trade; if it does, no bar is taken from it.
-        """
-        moments = [
-            self._bars(symbol, delta, close) if is_complete else self._skip(symbol)
-            for symbol, delta, close, is_complete in zip(
-                symbols, deltas, closes, complete, strict=True
-            )
-        ]
-        slot = start_ms // self._duration_ms % self._moments.shape[0]
-        self._moments[slot][:, symbols] = np.array(moments).T
-
-    def _bars(
-        self, symbol: int, deltas: Sequence[float], closes: Sequence[float | None]
-    ) -> tuple[float, ...]:
-        """The moments of the bars of one window."""
-        n, sx, sy, sxx, sxy, syy = _NO_BARS
-        previous, first = self._last_price[symbol], len(closes) - self._lookback_s
-        for second, (x, close) in enumerate(zip(deltas, closes, strict=False)):
-            if close is None:
-                continue
-            if previous is not None and second >= first:
-                y = close - previous
-                n, sx, sy = n + 1.0, sx + x, sy + y
-                sxx, sxy, syy = sxx + x * x, sxy + x * y, syy + y * y
-            previous = close
-        self._last_price[symbol] = previous
-        return n, sx, sy, sxx, sxy, syy
-
-    def _skip(self, symbol: int) -> tuple[float, ...]:
-        self._last_price[symbol] = None
-        return _NO_BARS
-
-    def _residual(
-        self, symbol: int, moments: list[float], delta: float, close: float | None
-    ) -> float | None:
-        n, sx, sy, sxx, sxy, syy = moments
-        if n < max(self._minimum, 3):
-            return None
-        spread, shared = sxx - sx * sx / n, sxy - sx * sy / n
-        if spread <= 0.0 or shared <= 0.0:
-            return None
-        slope = shared / spread
-        variance = (syy - sy * sy / n - slope * shared) / (n - 2.0)
-        if variance <= _EXACT_FIT * syy / n:
-            return None
-        if delta == 0.0:
-            return 0.0
-        previous = self._last_price[symbol]
-        if previous is None or close is None:
-            return None
-        scale = math.sqrt(variance * self._duration_ms / SECOND_MS)
-        return math.copysign(1.0, delta) * (slope * delta - (close - previous)) / scale
 
 
 class NetFlow:

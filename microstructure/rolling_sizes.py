@@ -1,4 +1,4 @@
-"""Rolling sizes of sweeps and trades: a quantile threshold, and a distribution. Pure.
+"""Rolling sizes of sweeps and trades: a quantile threshold, a distribution, round lots. Pure.
 
 Consumes notionals of each symbol in order → produces thresholds and quantiles, None while warming
 up. Look-backs are counted in events, so they survive a hole in time. Floats, exact order statistics.
@@ -13,14 +13,16 @@ import math
 import msgspec
 import numpy as np
 
-from microstructure.scaled_trades import Floats, Ints
+from microstructure.scaled_trades import Floats, Ints, ScaledTrades
 
-type Distribution = tuple[float | None, float | None, float | None, float | None]
-"""Median, 90 % and 99 % quantile, Hill's tail exponent."""
+type Distribution = tuple[float | None, float | None, float | None, float | None, float | None]
+"""Median, 90 % and 99 % quantile, Hill's tail exponent, Gini coefficient."""
 
 _QUANTILES = (0.5, 0.9, 0.99)
+_LARGEST = 2**63 - 1
 _LEAST_TAIL = 10  # values that a tail exponent is estimated from
-_UNKNOWN: Distribution = (None, None, None, None)
+_UNKNOWN: Distribution = (None, None, None, None, None)
+_FINEST_DECIMALS = 18  # of quantities; steps are compared as multiples of 1e-18
 
 
 class Threshold(msgspec.Struct, frozen=True, gc=False):
@@ -159,9 +161,9 @@ class RollingThreshold:
 
 
 class SizeDistribution:
-    """Quantiles and Hill exponent of trade notionals: a window's own, or the last ``size`` if fewer.
+    """How trade notionals are distributed: a window's own, or the last ``size`` if fewer.
 
-    Hill (1975): k / Σ ln(x_i / x_(k+1)) over the k = ⌊√n⌋ largest; None below ``minimum`` trades.
+    Quantiles, Hill's exponent and the Gini coefficient; None below ``minimum`` trades.
     """
 
     def __init__(self, symbols: int, *, size: int, minimum: int) -> None:
@@ -196,7 +198,10 @@ class SizeDistribution:
 
 
 def size_distributions(ordered: Floats) -> list[Distribution]:
-    """Median, q90, q99 (type 7) and Hill exponent of each row of ascending positive values.
+    """Median, q90, q99 (type 7), Hill exponent and Gini of each row of ascending positive values.
+
+    Hill (1975): k / Σ ln(x_i / x_(k+1)) over the k = ⌊√n⌋ largest. Gini (1912): Σ (2i - n - 1)·x_i
+    / (n·Σ x_i), i from 1.
 
     Args:
         ordered: Shape (samples, n), each row sorted.
@@ -209,11 +214,68 @@ def size_distributions(ordered: Floats) -> list[Distribution]:
     low = [math.floor(rank) for rank in ranks]
     below, above = ordered[:, low], ordered[:, [min(rank + 1, n - 1) for rank in low]]
     quantiles = below + (above - below) * np.subtract(ranks, low)
+    gini = (ordered * np.arange(1.0 - n, n, 2.0)).sum(axis=1) / (n * ordered.sum(axis=1))
     k = math.isqrt(n)
     if k < _LEAST_TAIL:
-        return [(q50, q90, q99, None) for q50, q90, q99 in quantiles.tolist()]
-    excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1)
+        tails: list[float | None] = [None] * len(ordered)
+    else:
+        excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1)
+        tails = [k / total if total > 0.0 else None for total in excess.tolist()]
     return [
-        (q50, q90, q99, k / total if total > 0.0 else None)
-        for (q50, q90, q99), total in zip(quantiles.tolist(), excess.tolist(), strict=True)
+        (q50, q90, q99, tail, concentration)
+        for (q50, q90, q99), tail, concentration in zip(
+            quantiles.tolist(), tails, gini.tolist(), strict=True
+        )
     ]
+
+
+class RoundLots:
+    """Share of trades of whole round lots: of a window's own, or of the last ``size`` if fewer.
+
+    A round lot is ``steps`` times the symbol's quantity step, and that is the greatest common
+    divisor of all its quantities so far: the wire does not tell it (spot pads to eight decimals).
+    """
+
+    def __init__(self, symbols: int, *, size: int, minimum: int, steps: int) -> None:
+        self._minimum = minimum
+        self._steps = steps
+        self._step = [0] * symbols  # multiples of 1e-18; 0: no trade yet
+        self._recent = RecentValues(symbols, size)
+        self._latest: list[float | None] = [None] * symbols
+
+    def update(self, owners: Ints, trades: ScaledTrades) -> None:
+        """Takes the windows' trades in; ``owners`` are distinct."""
+        lots = np.array(self._lots(owners.tolist(), trades), dtype=trades.quantity.dtype)
+        if lots.size > 1:
+            lots = np.repeat(lots, trades.counts)
+        is_round = (trades.quantity % lots == 0).astype(np.float64)
+        self._recent.append(owners, trades.counts, is_round)
+        own = np.add.reduceat(is_round, trades.starts) / trades.counts
+        shares = self._recent.values[owners].mean(axis=1)  # infinite while there are fewer
+        size = self._recent.size
+        for owner, count, alone, share in zip(
+            owners.tolist(), trades.counts.tolist(), own.tolist(), shares.tolist(), strict=True
+        ):
+            held = self._recent.held(owner)
+            if count > size:
+                self._latest[owner] = alone
+            elif held == size:
+                self._latest[owner] = share
+            elif held >= self._minimum:
+                self._latest[owner] = float(self._recent.values[owner, :held].mean())
+
+    def of(self, symbol: int) -> float | None:
+        """The share after the last update; None below the minimum count."""
+        return self._latest[symbol]
+
+    def _lots(self, owners: list[int], trades: ScaledTrades) -> list[int]:
+        """Per window, the mantissas that are whole lots are multiples of this."""
+        divisors = np.gcd.reduceat(trades.quantity, trades.starts).tolist()
+        places = zip(trades.quantity_decimals, trades.quantity_zeros, strict=True)
+        lots = []
+        for owner, divisor, (decimals, zeros) in zip(owners, divisors, places, strict=True):
+            unit = 10 ** (_FINEST_DECIMALS - decimals + zeros)
+            step = self._step[owner] = math.gcd(self._step[owner], divisor * unit)
+            lot = self._steps * step
+            lots.append(min(lot // math.gcd(lot, unit), _LARGEST))
+        return lots

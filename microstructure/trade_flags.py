@@ -31,6 +31,7 @@ class Suspect(enum.IntFlag):
     ODD_SIZE = 8  # far beyond the largest usual sizes
     CLOCK = 16  # stamped in the future, the learned clock offset considered
     OUTSIDE_BOOK = 32  # aggressor far on the wrong side of a fresh best quote
+    LATE = 64  # came long after trades with higher ids
 
 
 class ValidatorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,20 +41,26 @@ class ValidatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         time_backwards_ms: tolerated step back of the transaction time.
         jump_bps: a price closer than this to the last one is never a jump.
         jump_z: modified z-score beyond which it is one.
+        jump_confirming_prints: later prints on the jump's side that make it a real move; 0: none do.
+        late_ms: how far behind the newest trade an id that comes late may lie.
         odd_size_factor: times the 99.99 % quantile of sizes.
         clock_tolerance_ms: how far an event may lie ahead of the learned clock.
         outside_book_bps: how far beyond the opposite best quote an aggressor may trade.
         book_fresh_ms: age up to which the last quote is used for that.
+        clock_warning_ms: size of the learned clock offset beyond which it is warned of, once.
         clock_samples: batches over which the clock offset's median is taken.
     """
 
     time_backwards_ms: int = 1_000
     jump_bps: float = 50.0
     jump_z: float = 10.0
+    jump_confirming_prints: int = 3
+    late_ms: int = 2_000
     odd_size_factor: float = 20.0
     clock_tolerance_ms: float = 1_000.0
     outside_book_bps: float = 20.0
     book_fresh_ms: int = 1_000
+    clock_warning_ms: float = 250.0
     clock_samples: int = 240
 
 
@@ -73,6 +80,8 @@ class TradeFlags:
         self._bid = np.full(count, np.nan)
         self._ask = np.full(count, np.nan)
         self._quote_ms = np.zeros(count, dtype=np.int64)
+        self._counts = dict.fromkeys(Suspect, 0)
+        self._steps_back = 0
 
     def set_grid(self, symbol_index: int, tick_size: float, step_size: float) -> None:
         """The tick and lot grid of a symbol."""
@@ -82,6 +91,11 @@ class TradeFlags:
         """The best quote of a symbol."""
         self._bid[symbol_index], self._ask[symbol_index] = bid, ask
         self._quote_ms[symbol_index] = time_ms
+
+    def statistics(self) -> dict[str, int]:
+        """Trades flagged, by flag, and steps back of the transaction time within the tolerance too."""
+        counts = {f"suspect_{flag.name}".lower(): count for flag, count in self._counts.items()}
+        return {**counts, "time_steps_back": self._steps_back}
 
     def flag(
         self,
@@ -111,8 +125,9 @@ class TradeFlags:
         quantity = rows["quantity"] / _POWERS[rows["quantity_decimals"]]
         starts = np.array([start for _, start, _ in groups])
         suspect = np.zeros(len(rows), dtype=np.uint8)
-        self._flag_times(rows["transact_time_ms"], groups, last_ms, is_late, suspect)
-        self._flag_jumps(symbols, price, starts, groups, suspect)
+        times = rows["transact_time_ms"]
+        self._flag_times(times, groups, last_ms, is_late, suspect, live=live)
+        self._flag_jumps(symbols, price, times, starts, groups, suspect)
         self._flag_sizes(symbols, quantity, groups, suspect)
         off = _off_grid(price, self._tick[symbols]) | _off_grid(quantity, self._step[symbols])
         suspect[off] |= np.uint8(Suspect.OFF_GRID)
@@ -121,7 +136,14 @@ class TradeFlags:
         if live:
             self._flag_book(rows, symbols, price, suspect)
         rows["suspect"] = suspect
-        return int(np.count_nonzero(suspect))
+        return self._count(suspect)
+
+    def _count(self, suspect: np.ndarray) -> int:
+        flagged = suspect[suspect != 0]
+        if flagged.size:
+            for flag in Suspect:
+                self._counts[flag] += int(np.count_nonzero(flagged & np.uint8(flag)))
+        return int(flagged.size)
 
     def _flag_times(
         self,
@@ -130,8 +152,13 @@ class TradeFlags:
         last_ms: Sequence[int],
         is_late: np.ndarray | None,
         suspect: np.ndarray,
+        *,
+        live: bool,
     ) -> None:
-        """Time may not run back from one id to the next higher one; a late id is just late."""
+        """Time may not run back from one id to the next higher one; a late id is just late.
+
+        Very late ones are flagged as such, but not what REST gives back: that is late by nature.
+        """
         before = np.empty_like(times)
         before[1:] = times[:-1]
         before[[start for _, start, _ in groups]] = last_ms
@@ -141,14 +168,19 @@ class TradeFlags:
             part = times[start:stop]
             late = np.zeros(stop - start, np.bool_) if is_late is None else is_late[start:stop]
             in_order = np.where(late, known_ms, part)
-            back_ms = np.maximum(np.maximum.accumulate(in_order), known_ms) - in_order
+            back_ms = np.maximum(np.maximum.accumulate(in_order), known_ms) - part
             runs_back = (back_ms > self._settings.time_backwards_ms) & ~late
             suspect[start:stop][runs_back] |= np.uint8(Suspect.TIME_BACKWARDS)
+            self._steps_back += int(np.count_nonzero((back_ms > 0) & ~late))
+            if live and is_late is not None:
+                too_late = (back_ms > self._settings.late_ms) & late
+                suspect[start:stop][too_late] |= np.uint8(Suspect.LATE)
 
     def _flag_jumps(
         self,
         symbols: np.ndarray,
         price: np.ndarray,
+        times: np.ndarray,
         starts: np.ndarray,
         groups: Sequence[tuple[int, int, int]],
         suspect: np.ndarray,
@@ -159,9 +191,13 @@ class TradeFlags:
         moved = np.abs(price / before - 1) * 1e4 > self._settings.jump_bps  # False for the first
         if moved.any():
             for symbol_index, start, stop in groups:
-                for i in np.flatnonzero(moved[start:stop]).tolist():
-                    if self._is_jump(symbol_index, price[start : start + i], price[start + i]):
-                        suspect[start + i] |= np.uint8(Suspect.PRICE_JUMP)
+                for i in (start + np.flatnonzero(moved[start:stop])).tolist():
+                    if (
+                        self._is_jump(symbol_index, price[start:i], price[i])
+                        and not self._is_quoted(symbol_index, price[i], times[i])
+                        and not self._is_followed(before[i], price[i], price[i + 1 : stop])
+                    ):
+                        suspect[i] |= np.uint8(Suspect.PRICE_JUMP)
         self._remember_prices(symbols, price, starts, groups)
 
     def _remember_prices(
@@ -195,6 +231,20 @@ class TradeFlags:
         tick = float(self._tick[symbol_index])
         spread = max(spread, tick if tick > 0 else 0.0, 1e-4 * median)
         return bool(abs(_MAD_TO_SIGMA * (price - median) / spread) > self._settings.jump_z)
+
+    def _is_quoted(self, symbol_index: int, price: float, time_ms: int) -> bool:
+        """Whether a fresh best quote has the price between or near its two sides."""
+        margin = self._settings.outside_book_bps / 1e4
+        low, high = self._bid[symbol_index] * (1 - margin), self._ask[symbol_index] * (1 + margin)
+        age_ms = abs(time_ms - self._quote_ms[symbol_index])
+        return bool(low <= price <= high and age_ms <= self._settings.book_fresh_ms)
+
+    def _is_followed(self, before: float, price: float, later: np.ndarray) -> bool:
+        """Whether the next prints stay where a price jumped to; those of later batches come too late."""
+        later = later[: self._settings.jump_confirming_prints]
+        if not len(later) or len(later) < self._settings.jump_confirming_prints:
+            return False
+        return bool((np.abs(later - price) < np.abs(later - before)).all())
 
     def _flag_sizes(
         self,

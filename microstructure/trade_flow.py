@@ -14,8 +14,10 @@ from decimal import ROUND_CEILING, Context, Decimal, localcontext
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from domain.flow import WindowBatch
+from domain.market import NO_VALUE
 from microstructure.scaled_trades import (
     EXACT,
     Exact,
@@ -95,8 +97,9 @@ class Seconds(msgspec.Struct, frozen=True):
     """
 
     count: Ints  # aggTrades
-    delta: Floats  # signed volume, base units
+    flow: Floats  # signed volume that met the visible book (no RPI fills), base units
     close: Floats  # last price by id, NaN without a trade
+    side: NDArray[np.int8]  # aggressor sign of that trade, 0 without one
 
 
 class FlowColumns(msgspec.Struct, frozen=True):
@@ -140,7 +143,7 @@ def measure_columns(batch: WindowBatch, thresholds: Thresholds) -> FlowColumns |
         next(measured) if length else silent_sums(index, thresholds)
         for index, length in zip(batch.symbol_index, lengths.tolist(), strict=True)
     ]
-    return FlowColumns(sums, places, trades, sweeps, _seconds(batch, trades, time_ms))
+    return FlowColumns(sums, places, trades, sweeps, _seconds(batch, rows, trades, time_ms))
 
 
 def silent_sums(symbol_index: int, thresholds: Thresholds) -> WindowSums:
@@ -362,7 +365,7 @@ def _ranks(rows: Ints, size: int) -> Ints:
     return position[position >= 0]
 
 
-def _seconds(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Seconds:
+def _seconds(batch: WindowBatch, rows: np.ndarray, trades: ScaledTrades, time_ms: Ints) -> Seconds:
     width = second_count(batch.start_ms, batch.end_ms)
     shape = (trades.starts.size, width)
     size = shape[0] * width
@@ -370,12 +373,24 @@ def _seconds(batch: WindowBatch, trades: ScaledTrades, time_ms: Ints) -> Seconds
     key += trades.window * width
     signed = trades.quantity.astype(np.float64)
     signed *= trades.sign
-    delta = np.bincount(key, weights=signed, minlength=size).reshape(shape)
-    delta /= trades.quantity_divisor()[:, np.newaxis]
-    close = np.full(size, np.nan)
+    _leave_rpi_out(signed, rows)
+    flow = np.bincount(key, weights=signed, minlength=size).reshape(shape)
+    flow /= trades.quantity_divisor()[:, np.newaxis]
+    close, side = np.full(size, np.nan), np.zeros(size, np.int8)
     close[key] = trades.price_float  # the last of equal keys stays: ids ascend
+    side[key] = trades.sign
     return Seconds(
         count=np.bincount(key, minlength=size).reshape(shape),
-        delta=delta,
+        flow=flow,
         close=close.reshape(shape),
+        side=side.reshape(shape),
     )
+
+
+def _leave_rpi_out(signed: Floats, rows: np.ndarray) -> None:
+    """Scales each trade to the part that retail price improvement orders, no depth shows, left."""
+    quantity, visible = rows["quantity"], rows["quantity_ex_rpi"]
+    differs = visible != quantity
+    if differs.any():
+        places = (differs & (visible != NO_VALUE)).nonzero()[0]
+        signed[places] *= visible[places] / quantity[places]

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from domain.intervals import MINUTE_MS, next_open_ms, open_times_ms
 from simulator.frames import SymbolSpec, Tape, decimal_text
-
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
-_WEEK_OFFSET_MS = 4 * DAY_MS  # the epoch was a Thursday; weeks open on Monday
 
 MINUTE_DTYPE = np.dtype(
     [
@@ -32,24 +29,6 @@ MINUTE_DTYPE = np.dtype(
     ]
 )
 _SPLIT = 1_000_000_000
-
-INTERVAL_MS = {
-    "1m": MINUTE_MS,
-    "3m": 3 * MINUTE_MS,
-    "5m": 5 * MINUTE_MS,
-    "15m": 15 * MINUTE_MS,
-    "30m": 30 * MINUTE_MS,
-    "1h": 60 * MINUTE_MS,
-    "2h": 120 * MINUTE_MS,
-    "4h": 240 * MINUTE_MS,
-    "6h": 360 * MINUTE_MS,
-    "8h": 480 * MINUTE_MS,
-    "12h": 720 * MINUTE_MS,
-    "1d": DAY_MS,
-    "3d": 3 * DAY_MS,
-    "1w": 7 * DAY_MS,
-    "1M": 31 * DAY_MS,  # nominal: months are cut by the calendar
-}
 
 
 def _scaled(values: np.ndarray, decimals: np.ndarray, target: int) -> np.ndarray:
@@ -94,29 +73,6 @@ def _split_sum(out: np.ndarray, name: str, quote: np.ndarray, first: np.ndarray)
     out[f"{name}_low"] = np.add.reduceat(quote % _SPLIT, first)
 
 
-def open_time_ms(time_ms: int, interval: str) -> int:
-    """Start of the candle that holds ``time_ms``."""
-    return int(_buckets(np.array([time_ms], np.int64), interval)[0])
-
-
-def _buckets(times_ms: np.ndarray, interval: str) -> np.ndarray:
-    if interval == "1M":
-        months = times_ms.astype("datetime64[ms]").astype("datetime64[M]")
-        calendar: np.ndarray = months.astype("datetime64[ms]").astype(np.int64)
-        return calendar
-    size = INTERVAL_MS[interval]
-    offset = _WEEK_OFFSET_MS if interval == "1w" else 0
-    aligned: np.ndarray = (times_ms - offset) // size * size + offset
-    return aligned
-
-
-def next_open_ms(open_ms: int, interval: str) -> int:
-    """Start of the candle after the one that opens at ``open_ms``."""
-    if interval == "1M":
-        return open_time_ms(open_ms + 32 * DAY_MS, interval)
-    return open_ms + INTERVAL_MS[interval]
-
-
 def kline_rows(minutes: np.ndarray, spec: SymbolSpec, interval: str) -> list[str]:
     """REST rows (JSON arrays as text) of one interval; a silent candle repeats the last close.
 
@@ -124,7 +80,7 @@ def kline_rows(minutes: np.ndarray, spec: SymbolSpec, interval: str) -> list[str
     """
     if not len(minutes):
         return []
-    bucket = _buckets(minutes["open_time_ms"], interval)
+    bucket = open_times_ms(minutes["open_time_ms"], interval)
     first = np.flatnonzero(np.diff(bucket, prepend=bucket[0] - 1))
     last = np.append(first[1:], len(minutes))
     out: list[str] = []

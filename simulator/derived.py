@@ -11,8 +11,8 @@ from decimal import Decimal
 
 import msgspec
 
+from domain.intervals import INTERVAL_MS, next_open_ms, open_time_ms
 from domain.market import Market
-from simulator import candles
 from simulator.frames import Frame, FrameKind, combine
 
 Level = tuple[str, str]
@@ -154,7 +154,7 @@ class DerivedStreams:
         prefix = f"{symbol}@kline_"
         for name in names:
             interval = name.removeprefix(prefix)
-            if name == interval or interval not in candles.INTERVAL_MS:
+            if name == interval or interval not in INTERVAL_MS:
                 continue
             try:
                 trade = _decode_trade(frame.data)
@@ -165,7 +165,7 @@ class DerivedStreams:
     def _update_candle(
         self, out: list[Frame], frame: Frame, name: str, interval: str, trade: _Trade
     ) -> None:
-        opened = candles.open_time_ms(trade.transact_time_ms, interval)
+        opened = open_time_ms(trade.transact_time_ms, interval)
         key = (frame.symbol, interval)
         candle = self._candles.get(key)
         if candle is None or candle.open_ms != opened:
@@ -216,7 +216,7 @@ def _kline(candle: _Candle, symbol: str, interval: str, event_ms: int, *, closed
     """https://developers.binance.com/docs/derivatives/usds-margined-futures/websocket-market-streams/Kline-Candlestick-Streams"""
     values = {
         "t": candle.open_ms,
-        "T": candles.next_open_ms(candle.open_ms, interval) - 1,
+        "T": next_open_ms(candle.open_ms, interval) - 1,
         "s": symbol,
         "i": interval,
         "f": candle.first_trade_id,

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from aiohttp import web
 
+from domain.intervals import INTERVAL_MS, next_open_ms, open_time_ms
 from domain.market import Market
 from simulator import candles
 from simulator.clock import MarketClock
@@ -269,7 +270,7 @@ class RestApi:
         interval = query.get("interval", "")
         if not interval:
             raise ApiError(-1102, _MISSING.format("interval"))
-        if interval not in candles.INTERVAL_MS:
+        if interval not in INTERVAL_MS:
             raise ApiError(-1120, "Invalid interval.")
         limit = self._limit(query, default=500, highest=1000 if self._is_spot else 1500)
         start_ms, end_ms = _number(query, "startTime"), _number(query, "endTime")
@@ -282,18 +283,18 @@ class RestApi:
     ) -> list[str]:
         now_ms = self._clock.now_ms()
         last_ms = now_ms if end_ms is None else min(end_ms, now_ms)
-        span_ms = candles.INTERVAL_MS[interval] * limit
+        span_ms = INTERVAL_MS[interval] * limit
         day_ms = 86_400_000
         oldest_ms = now_ms - self._settings.kline_history_days * day_ms
         first_ms = max(self._source.first_ms, oldest_ms)
         if start_ms is None:
-            begin_ms = candles.open_time_ms(last_ms, interval) - span_ms
+            begin_ms = open_time_ms(last_ms, interval) - span_ms
         else:
-            begin_ms = candles.open_time_ms(start_ms - 1, interval)
-            begin_ms = candles.next_open_ms(begin_ms, interval)
+            begin_ms = open_time_ms(start_ms - 1, interval)
+            begin_ms = next_open_ms(begin_ms, interval)
             last_ms = min(last_ms, begin_ms + span_ms)
-        begin_ms = max(begin_ms, candles.open_time_ms(first_ms, interval))
-        until_ms = candles.next_open_ms(candles.open_time_ms(last_ms, interval), interval)
+        begin_ms = max(begin_ms, open_time_ms(first_ms, interval))
+        until_ms = next_open_ms(open_time_ms(last_ms, interval), interval)
         if until_ms <= begin_ms:
             return []
         minutes = self._source.minute_rows(symbol, begin_ms, until_ms, self._feed.served_ns)

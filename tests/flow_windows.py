@@ -18,7 +18,10 @@ from flow_analyzer import TradeFlowAnalyzer
 
 
 class Trade(NamedTuple):
-    """One aggTrade as on the wire; ``fills`` gives its first and last trade id."""
+    """One aggTrade as on the wire; ``fills`` gives its first and last trade id.
+
+    ``ex_rpi`` has the quantity's decimals.
+    """
 
     agg_trade_id: int
     price: Decimal
@@ -27,6 +30,7 @@ class Trade(NamedTuple):
     time_ms: int
     fills: int = 1
     suspect: int = 0
+    ex_rpi: Decimal | None = None
 
 
 def buy(agg_trade_id: int, price: str, quantity: str, time_ms: int) -> Trade:
@@ -54,6 +58,7 @@ def window_batch(
         row["is_buyer_maker"] = trade.is_sell
         row["price"], row["price_decimals"] = _scaled(trade.price)
         row["quantity"], row["quantity_decimals"] = _scaled(trade.quantity)
+        row["quantity_ex_rpi"] = NO_VALUE if trade.ex_rpi is None else _scaled(trade.ex_rpi)[0]
         row["suspect"] = trade.suspect
         row["agg_trade_id"] = trade.agg_trade_id
         row["first_trade_id"] = 10 * trade.agg_trade_id

@@ -7,10 +7,11 @@ from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from domain.flow import BookWindow, FlowMetrics, Origin
-from domain.market import DepthSnapshot, Kline
+from domain.market import DepthSnapshot, DepthTop, Kline
 
 WINDOW_MS = 5000
 MINUTE_MS = 60_000
@@ -37,10 +38,21 @@ def snapshot(
     return DepthSnapshot(symbol, at_ms, at_ms, at_ms * 1_000_000, 1, 2, 1, bids, asks)
 
 
-def quote(
-    bid: float, bid_size: float, ask: float, ask_size: float, at_ms: int = DAY
-) -> DepthSnapshot:
-    return snapshot([(bid, bid_size)], [(ask, ask_size)], at_ms)
+def top_of(book: DepthSnapshot) -> DepthTop:
+    """A frame that holds this book: its payload is the book as JSON."""
+    bid, ask = book.bids[0] if book.bids else None, book.asks[0] if book.asks else None
+    head = msgspec.structs.asdict(book)
+    del head["bids"], head["asks"]
+    return DepthTop(**head, bid=bid, ask=ask, payload=msgspec.json.encode(book))
+
+
+def read_book(top: DepthTop) -> DepthSnapshot | None:
+    """The book a frame of ``top_of`` holds."""
+    return msgspec.json.decode(top.payload, type=DepthSnapshot)
+
+
+def quote(bid: float, bid_size: float, ask: float, ask_size: float, at_ms: int = DAY) -> DepthTop:
+    return top_of(snapshot([(bid, bid_size)], [(ask, ask_size)], at_ms))
 
 
 def book_window(
@@ -121,7 +133,6 @@ def metrics(
         "participant_volume": (bought, sold),
         "participant_delta": (bought, -sold),
         "arrival_z": None,
-        "absorption": None,
         "second_closes": (None,) * 5 if is_silent else (float(at),) * 5,
     }
     return FlowMetrics(**(fields | changes))

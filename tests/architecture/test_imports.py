@@ -41,15 +41,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake"),
     },
+    "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "command_line": {
-        *("domain", "config", "dashboard", "monitoring", "simulator"),
+        *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
         "market_orchestrator.market_orchestrator",
     },
     "main": {"domain", "command_line"},
 }
 # Library → where it may be imported; "type" marks imports that only the type checker sees.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("binance_api.rest", "simulator"),
+    "aiohttp": ("binance_api.http_session", "simulator"),
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
     "rich": ("dashboard",),

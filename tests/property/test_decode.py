@@ -14,16 +14,14 @@ from hypothesis import strategies as st
 
 from binance_api import columnar, decode
 from binance_api.decode import (
-    Control,
-    Rejection,
     decode_any,
-    decode_depth,
     decode_rest_agg_trades,
     decode_trades,
-    is_control,
     parse_decimal,
     parse_decimals,
 )
+from binance_api.decode_depth import decode_depth, read_levels
+from binance_api.frames import Control, Rejection, is_control
 from domain.market import Market
 from tests.trade_frames import START_MS, agg_trade_frame, depth_frame
 
@@ -70,7 +68,12 @@ def test_any_batch_of_bytes_gives_rows_rejections_or_control_messages(
     assert len(trades.rows) + len(trades.rejections) + control_count == len(payloads)
     for market in Market:
         depth = decode_depth(payloads, stamps, SYMBOLS, market)
-        assert len(depth.snapshots) + len(depth.rejections) + control_count == len(payloads)
+        assert len(depth.tops) + len(depth.rejections) + control_count == len(payloads)
+        for top in depth.tops:
+            book = read_levels(top, market)
+            if book is not None:
+                best = [side[0] if side else None for side in (book.bids, book.asks)]
+                assert repr(best) == repr([top.bid, top.ask])  # NaN is a number here, too
 
 
 @given(st.binary(max_size=60) | st.lists(garbage, max_size=4).map(lambda g: b"[%s]" % b",".join(g)))

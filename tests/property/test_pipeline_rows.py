@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_pipeline.absorption import AbsorptionSettings
 from data_pipeline.features import FeatureSettings
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from domain.features import FeatureRow
@@ -18,6 +19,7 @@ from rules_analyst import RulesAnalyst
 from tests.pipeline_samples import DAY, WINDOW_MS, metrics, snapshot
 
 SETTINGS = PipelineSettings(
+    absorption=AbsorptionSettings(minimum_bars=3),
     features=FeatureSettings(zscore_lookback_s=50, zscore_minimum_windows=2)
 )
 COMMON_PRICES = st.integers(1, 10**9).map(lambda n: Decimal(n).scaleb(-4))
@@ -44,10 +46,12 @@ def flows(draw: st.DrawFn, start_ms: int) -> FlowMetrics:
         buy="0" if is_silent else str(draw(amounts)),
         sell="0" if is_silent else str(draw(amounts)),
         complete=not _rarely(draw),
-        absorption=draw(STATISTICS),
+        trade_notional_gini=draw(STATISTICS),
         arrival_z=draw(STATISTICS),
         hill_alpha=draw(STATISTICS),
         second_closes=tuple(closes),
+        second_sides=tuple(draw(st.lists(st.sampled_from([-1, 1]), min_size=5, max_size=5))),
+        second_flows=tuple(draw(st.lists(st.floats(-1e30, 1e30), min_size=5, max_size=5))),
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from domain.market import DepthSnapshot
 from microstructure.book_window import BookAccumulator
+from tests.pipeline_samples import read_book, top_of
 
 SECOND_MS = 1000
 TICKS = {"BTCUSDT": 0.1, "ETHUSDT": 0.01}
@@ -48,11 +49,11 @@ def test_the_spread_is_nearly_always_one_tick(frames: list[DepthSnapshot], symbo
 def test_order_flow_explains_the_mid_price_of_its_second(
     frames: list[DepthSnapshot], symbol: str
 ) -> None:
-    books = BookAccumulator(SECOND_MS, max_pending_windows=1000)
+    books = BookAccumulator(SECOND_MS, read_book, max_pending_windows=1000)
     last_update = None
     for frame in frames:
         if frame.symbol == symbol:
-            books.add(frame, chain_broken=frame.prev_final_update_id != last_update)
+            books.add(top_of(frame), chain_broken=frame.prev_final_update_id != last_update)
             last_update = frame.final_update_id
     own = [f for f in frames if f.symbol == symbol]
     first = own[0].transact_time_ms // SECOND_MS

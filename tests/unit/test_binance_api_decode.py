@@ -13,16 +13,14 @@ import pytest
 
 from binance_api.columnar import find_rows
 from binance_api.decode import (
-    Control,
-    Rejection,
     decode_any,
-    decode_depth,
     decode_rest_agg_trades,
     decode_trades,
-    is_control,
     parse_decimal,
     parse_decimals,
 )
+from binance_api.decode_depth import decode_depth, read_levels
+from binance_api.frames import Control, Rejection, is_control
 from binance_api.wire import AggTradeMessage, DepthMessage, ForceOrderMessage, KlineMessage
 from domain.market import NO_VALUE, Market
 from tests.trade_frames import START_MS, agg_trade_frame, depth_frame
@@ -319,12 +317,16 @@ def test_a_big_batch_of_many_symbols_is_left_to_the_parser() -> None:
 
 def test_a_depth_frame_becomes_a_snapshot() -> None:
     decoded = decode_depth([depth_frame(ps="BTCUSDT", st=1)], [NS], SYMBOLS)
-    (snapshot,) = decoded.snapshots
-    assert snapshot.symbol == "BTCUSDT"
-    assert (snapshot.first_update_id, snapshot.final_update_id) == (11, 15)
-    assert snapshot.prev_final_update_id == 10
-    assert (snapshot.transact_time_ms, snapshot.event_time_ms) == (START_MS, START_MS + 3)
-    assert snapshot.bids == [(64000.0, 1.5), (63999.9, 2.0)]
+    (top,) = decoded.tops
+    assert top.symbol == "BTCUSDT"
+    assert (top.first_update_id, top.final_update_id) == (11, 15)
+    assert top.prev_final_update_id == 10
+    assert (top.transact_time_ms, top.event_time_ms) == (START_MS, START_MS + 3)
+    assert top.bid == (64000.0, 1.5)
+    book = read_levels(top)
+    assert book is not None
+    assert book.bids == [(64000.0, 1.5), (63999.9, 2.0)]
+    assert (book.asks[0], book.final_update_id) == (top.ask, 15)
     assert decoded.streams == {"btcusdt@depth20@100ms"}
 
 
@@ -343,10 +345,35 @@ def test_a_depth_frame_becomes_a_snapshot() -> None:
 )
 def test_a_faulty_depth_frame_costs_only_itself(frame: bytes, reason: str) -> None:
     decoded = decode_depth([depth_frame(), frame, depth_frame(u=16)], [NS, NS + 1, NS + 2], SYMBOLS)
-    assert [s.final_update_id for s in decoded.snapshots] == [15, 16]
+    assert [top.final_update_id for top in decoded.tops] == [15, 16]
     (rejection,) = decoded.rejections
     assert rejection.reason.startswith(reason)
     assert (rejection.payload, rejection.receive_time_ns) == (frame, NS + 1)
+
+
+@pytest.mark.parametrize(
+    "side",
+    ['[ [ "1.5" , "2" ] ]', "[[1.5, 2]]", '[["1\\u002e5","2"]]', '[["15e-1","2.00"],["1.4","1"]]'],
+)
+def test_the_best_level_is_found_however_it_is_spelt(side: str) -> None:
+    frame = depth_frame(b="SIDE").replace(b'"SIDE"', side.encode())
+    (top,) = decode_depth([frame], [NS], SYMBOLS).tops
+    book = read_levels(top)
+    assert book is not None
+    assert top.bid == book.bids[0] == (1.5, 2.0)
+
+
+def test_an_empty_side_has_no_best_level() -> None:
+    (top,) = decode_depth([depth_frame(b=[], a=[])], [NS], SYMBOLS).tops
+    assert (top.bid, top.ask) == (None, None)
+
+
+@pytest.mark.parametrize("level", [["x", "1"], ["1"], "1", None, ["1_0", "1"]])
+def test_a_malformed_level_behind_the_best_shows_when_the_levels_are_read(level: object) -> None:
+    frame = compact(depth_frame(b=[["64000.00", "1.5"], level]))
+    (top,) = decode_depth([frame], [NS], SYMBOLS).tops
+    assert top.bid == (64000.0, 1.5)
+    assert read_levels(top) is None
 
 
 def test_spot_depth_takes_its_symbol_from_the_stream_and_its_time_from_the_receipt() -> None:
@@ -356,10 +383,13 @@ def test_spot_depth_takes_its_symbol_from_the_stream_and_its_time_from_the_recei
         for name in ("ethusdt", "xrpusdt")
     ]
     decoded = decode_depth(frames, [NS, NS], SYMBOLS, Market.SPOT)
-    (snapshot,) = decoded.snapshots
-    assert (snapshot.symbol, snapshot.final_update_id) == ("ETHUSDT", 160)
-    assert snapshot.prev_final_update_id is None
-    assert snapshot.transact_time_ms == START_MS
+    (top,) = decoded.tops
+    assert (top.symbol, top.final_update_id) == ("ETHUSDT", 160)
+    assert top.prev_final_update_id is None
+    book = read_levels(top, Market.SPOT)
+    assert book is not None
+    assert (book.bids, book.asks) == ([top.bid], [top.ask])
+    assert top.transact_time_ms == START_MS
     assert reasons(decoded) == ["wrong symbol"]
 
 

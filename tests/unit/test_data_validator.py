@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from data_validator import (
     Accepted,
@@ -18,7 +19,7 @@ from data_validator import (
     Rejected,
     TradeSequence,
 )
-from domain.market import AggTrade, DepthSnapshot, Side
+from domain.market import AggTrade, DepthSnapshot, DepthTop, Side
 from microstructure.trade_flags import Suspect, ValidatorSettings
 from tests.pipeline_samples import vector
 from tests.trade_frames import START_MS, Print, rows_of
@@ -314,6 +315,30 @@ def test_a_trade_stamped_in_the_future_is_flagged_and_kept() -> None:
     assert suspects(checked) == [Suspect.CLOCK]
 
 
+def test_a_clock_far_off_is_warned_of_once_until_it_was_right() -> None:
+    checker = validator(clock_samples=16)
+
+    def trades_at(clock_ms: int) -> None:
+        for _ in range(32):
+            newest = checker.sequences[0].max_id
+            trade_id = 0 if newest is None else newest + 1
+            checked = checker.check_trades(
+                rows_of(run(range(trade_id, trade_id + 1)), clock_ms=clock_ms), 0
+            )
+            assert len(checked.rows) == 1
+
+    with capture_logs() as logs:
+        for clock_ms in (0, -1_300, -240, -1_300, 190, 260):
+            trades_at(clock_ms)
+    assert [(entry["event"], entry["log_level"], entry["offset_ms"]) for entry in logs] == [
+        ("validator.clock_offset", "warning", -1_300),
+        ("validator.clock_offset_over", "info", 190),
+        ("validator.clock_offset", "warning", 260),
+    ]
+    assert checker.statistics()["clock_warnings"] == 2
+    assert checker.statistics()["trades"] == 6 * 32
+
+
 def test_clocks_of_unlike_speed_show_as_drift() -> None:
     steady, drifting = ClockOffset(64), ClockOffset(64)
     for i in range(64):
@@ -323,14 +348,50 @@ def test_clocks_of_unlike_speed_show_as_drift() -> None:
     assert drifting.drift_ms > 1_000
 
 
-def test_a_price_jump_is_flagged_and_kept_and_a_crash_goes_on() -> None:
+JUMP = Suspect.PRICE_JUMP
+CRASH = [Print(100 + i, START_MS + 1_000 + i, 6_400_010 - 64_000 * (i + 1)) for i in range(5)]
+
+
+def test_a_price_jump_is_flagged_and_kept_unless_the_next_prints_follow_it() -> None:
     checker = validator()
     checker.check_trades(rows_of(run(range(100))), 0)
-    crash = [Print(100 + i, START_MS + 1_000 + i, 6_400_010 - 64_000 * (i + 1)) for i in range(5)]
-    checked = checker.check_trades(rows_of(crash), 0)
+    checked = checker.check_trades(rows_of(CRASH), 0)
     assert ids_of(checked.rows) == [100, 101, 102, 103, 104]
-    assert set(suspects(checked)) == {Suspect.PRICE_JUMP}
-    assert checker.statistics()["suspects"] == 5
+    assert suspects(checked) == [Suspect(0)] * 2 + [JUMP] * 3  # the last three have too few after
+    assert checker.statistics()["suspects"] == checker.statistics()["suspect_price_jump"] == 3
+
+
+@pytest.mark.parametrize("back_after", [1, 2, 3, 4])
+def test_a_print_that_the_next_ones_do_not_follow_is_a_jump(back_after: int) -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(100))), 0)
+    prices = [6_336_010] * back_after + [6_400_010] * 6
+    spike = [Print(100 + i, START_MS + 1_000 + i, price) for i, price in enumerate(prices)]
+    first = suspects(checker.check_trades(rows_of(spike), 0))[0]
+    assert first == (Suspect(0) if back_after == 4 else JUMP)
+
+
+def test_how_many_prints_make_a_jump_a_move_is_a_setting() -> None:
+    for needed, flagged in ((0, 5), (1, 1), (4, 4), (5, 5)):
+        checker = validator(jump_confirming_prints=needed)
+        checker.check_trades(rows_of(run(range(100))), 0)
+        assert suspects(checker.check_trades(rows_of(CRASH), 0)).count(JUMP) == flagged
+
+
+@pytest.mark.parametrize(
+    ("bid", "age_ms", "flag"),
+    [(63_360.0, 0, Suspect(0)), (63_360.0, 1_001, JUMP), (64_000.0, 0, JUMP)],
+    ids=["quoted", "stale quote", "quoted elsewhere"],
+)
+def test_a_price_the_book_quotes_is_no_jump(bid: float, age_ms: int, flag: Suspect) -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(100))), 0)
+    at_ms = START_MS + 5_000
+    checker.check_depth(
+        top(bid=(bid, 1.0), ask=(bid + 0.1, 1.0), transact_time_ms=at_ms, final_update_id=2)
+    )
+    moved = [Print(100, at_ms + age_ms, 6_336_010, is_sell=True)]
+    assert suspects(checker.check_trades(rows_of(moved), 0)) == [flag]
 
 
 def test_a_calm_market_that_moves_less_than_the_least_jump_is_not_flagged() -> None:
@@ -376,15 +437,37 @@ def test_time_that_runs_back_is_flagged_beyond_the_tolerance() -> None:
 
 def test_a_late_trade_is_not_one_whose_time_runs_back() -> None:
     checker = validator(time_backwards_ms=0)
-    late = [Print(i, START_MS + 5_000 * i) for i in (0, 3, 2)]
+    late = [Print(i, START_MS + 500 * i) for i in (0, 3, 2)]
     assert not any(suspects(checker.check_trades(rows_of(late), 0)))
-    repaired = rows_of([Print(1, START_MS + 5_000)], is_rest=True)
+    assert checker.statistics()["time_steps_back"] == 0
+    repaired = rows_of([Print(1, START_MS + 500)], is_rest=True)
     assert not any(suspects(checker.check_trades(repaired, 0, authoritative=True)))
+
+
+def test_small_steps_back_in_time_are_counted() -> None:
+    checker = validator()
+    times = [START_MS, START_MS + 9, START_MS + 8, START_MS + 9, START_MS + 5]
+    checked = checker.check_trades(rows_of(Print(i, t) for i, t in enumerate(times)), 0)
+    assert not any(suspects(checked))
+    assert checker.statistics()["time_steps_back"] == 2
+
+
+@pytest.mark.parametrize(("behind_ms", "flag"), [(2_000, Suspect(0)), (2_001, Suspect.LATE)])
+def test_an_id_that_comes_very_late_is_flagged_but_not_when_rest_gives_it(
+    behind_ms: int, flag: Suspect
+) -> None:
+    for is_rest in (False, True):
+        checker = validator()
+        newest = [Print(0, START_MS), Print(3, START_MS + 9_000)]
+        checker.check_trades(rows_of(newest), 0)
+        late = rows_of([Print(1, START_MS + 9_000 - behind_ms)], is_rest=is_rest)
+        checked = checker.check_trades(late, 0, authoritative=is_rest)
+        assert suspects(checked) == [Suspect(0) if is_rest else flag]
 
 
 def test_an_aggressor_far_outside_a_fresh_book_is_flagged() -> None:
     checker = validator()
-    checker.check_depth(snapshot(final_update_id=1))
+    checker.check_depth(top(final_update_id=1))
     outside = [
         Print(1, START_MS, 6_400_010),
         Print(2, START_MS, 6_380_000),  # a buy 30 bps below the best bid
@@ -440,7 +523,7 @@ ASKS = [(64_000.1, 1.0), (64_000.2, 2.0), (64_000.3, 3.0)]
 NAN, INF = float("nan"), float("inf")
 
 
-def snapshot(**changes: Any) -> DepthSnapshot:
+def top(**changes: Any) -> DepthTop:
     fields: dict[str, Any] = {
         "symbol": "BTCUSDT",
         "event_time_ms": START_MS,
@@ -449,45 +532,77 @@ def snapshot(**changes: Any) -> DepthSnapshot:
         "first_update_id": 1,
         "final_update_id": 10,
         "prev_final_update_id": 0,
-        "bids": BIDS,
-        "asks": ASKS,
+        "bid": BIDS[0],
+        "ask": ASKS[0],
+        "payload": b"",
     }
-    return DepthSnapshot(**(fields | changes))
+    return DepthTop(**(fields | changes))
 
 
-BAD_BOOKS = {
-    "crossed": {"bids": [(64_000.2, 1.0)]},
-    "locked": {"bids": [(64_000.1, 1.0)]},
-    "unsorted bids": {"bids": BIDS[::-1]},
-    "unsorted asks": {"asks": [ASKS[0], ASKS[2], ASKS[1]]},
-    "size zero": {"bids": [(64_000.0, 0.0)]},
-    "negative size": {"asks": [ASKS[0], (64_000.2, -1.0)]},
-    "negative price": {"bids": [BIDS[0], (-5.0, 1.0)]},
-    "price zero": {"bids": [BIDS[0], (0.0, 1.0)]},
-    "NaN price first": {"bids": [(NAN, 1.0), BIDS[1]]},
-    "NaN price within": {"asks": [ASKS[0], (NAN, 1.0), ASKS[2]]},
-    "NaN size within": {"bids": [BIDS[0], (63_999.9, NAN), BIDS[2]]},
-    "infinite price": {"asks": [ASKS[0], (INF, 1.0)]},
-    "infinite size": {"asks": [(64_000.1, INF)]},
+BAD_TOPS = {
+    "crossed": {"bid": (64_000.2, 1.0)},
+    "locked": {"bid": (64_000.1, 1.0)},
+    "size zero": {"bid": (64_000.0, 0.0)},
+    "negative size": {"ask": (64_000.1, -1.0)},
+    "negative size alone": {"bid": None, "ask": (64_000.1, -1.0)},
+    "negative price": {"bid": (-5.0, 1.0)},
+    "price zero alone": {"bid": (0.0, 1.0), "ask": None},
+    "NaN price": {"bid": (NAN, 1.0)},
+    "NaN price alone": {"bid": None, "ask": (NAN, 1.0)},
+    "NaN size": {"bid": (64_000.0, NAN)},
+    "infinite price": {"ask": (INF, 1.0)},
+    "infinite size": {"ask": (64_000.1, INF)},
     "unknown symbol": {"symbol": "XRPUSDT"},
 }
 
 
-@pytest.mark.parametrize("changes", BAD_BOOKS.values(), ids=BAD_BOOKS.keys())
-def test_an_impossible_book_is_rejected_and_breaks_the_chain(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize("changes", BAD_TOPS.values(), ids=BAD_TOPS.keys())
+def test_impossible_best_levels_are_rejected_and_break_the_chain(changes: dict[str, Any]) -> None:
     checker = validator()
-    assert checker.check_depth(snapshot()) == Accepted(snapshot())
-    faulty = snapshot(final_update_id=20, prev_final_update_id=10, **changes)
+    assert checker.check_depth(top()) == Accepted(top())
+    faulty = top(final_update_id=20, prev_final_update_id=10, **changes)
     assert isinstance(checker.check_depth(faulty), Rejected)
-    after = snapshot(final_update_id=30, prev_final_update_id=20)
+    after = top(final_update_id=30, prev_final_update_id=20)
     accepted = checker.check_depth(after)
     assert isinstance(accepted, Accepted)
     assert accepted.chain_broken
 
 
-@pytest.mark.parametrize("sides", [{"bids": []}, {"asks": []}, {"bids": [], "asks": []}])
+@pytest.mark.parametrize("sides", [{"bid": None}, {"ask": None}, {"bid": None, "ask": None}])
 def test_an_empty_side_is_no_fault(sides: dict[str, Any]) -> None:
-    assert isinstance(validator().check_depth(snapshot(**sides)), Accepted)
+    assert isinstance(validator().check_depth(top(**sides)), Accepted)
+
+
+BAD_LEVELS = {
+    "crossed": ({"bids": [(64_000.2, 1.0)]}, "crossed book"),
+    "unsorted bids": ({"bids": BIDS[::-1]}, "unsorted book"),
+    "unsorted asks": ({"asks": [ASKS[0], ASKS[2], ASKS[1]]}, "unsorted book"),
+    "size zero": ({"bids": [BIDS[0], (63_999.0, 0.0)]}, "depth with a size that is not positive"),
+    "negative size": ({"asks": [ASKS[0], (64_000.2, -1.0)]}, "depth with a size that is not"),
+    "negative price": ({"bids": [BIDS[0], (-5.0, 1.0)]}, "depth with an impossible price"),
+    "price zero": ({"bids": [BIDS[0], (0.0, 1.0)]}, "depth with an impossible price"),
+    "NaN price": ({"asks": [ASKS[0], (NAN, 1.0), ASKS[2]]}, "depth with a number that is not"),
+    "NaN size": ({"bids": [BIDS[0], (63_999.9, NAN), BIDS[2]]}, "depth with a number that is not"),
+    "infinite price": ({"asks": [ASKS[0], (INF, 1.0)]}, "depth with a number that is not finite"),
+}
+
+
+def whole_book(bids: list[Any] = BIDS, asks: list[Any] = ASKS) -> DepthSnapshot:
+    return DepthSnapshot("BTCUSDT", START_MS, START_MS, START_MS * 1_000_000, 1, 10, 0, bids, asks)
+
+
+@pytest.mark.parametrize(("sides", "reason"), BAD_LEVELS.values(), ids=BAD_LEVELS.keys())
+def test_a_book_with_an_impossible_level_is_named(sides: dict[str, Any], reason: str) -> None:
+    checker = validator()
+    assert str(checker.check_levels(whole_book(**sides))).startswith(reason)
+    assert checker.statistics()["depth_rejected"] == 1
+
+
+@pytest.mark.parametrize("sides", [{}, {"bids": []}, {"asks": []}, {"bids": [], "asks": []}])
+def test_a_sound_book_passes_with_all_its_levels(sides: dict[str, Any]) -> None:
+    checker = validator()
+    assert checker.check_levels(whole_book(**sides)) is None
+    assert checker.statistics()["depth_rejected"] == 0
 
 
 def test_a_chain_holds_as_long_as_pu_is_the_last_u() -> None:
@@ -495,7 +610,7 @@ def test_a_chain_holds_as_long_as_pu_is_the_last_u() -> None:
     chain = [(10, 3), (15, 10), (21, 19), (30, 21)]
     broken = []
     for final, previous in chain:
-        result = checker.check_depth(snapshot(final_update_id=final, prev_final_update_id=previous))
+        result = checker.check_depth(top(final_update_id=final, prev_final_update_id=previous))
         assert isinstance(result, Accepted)
         broken.append(result.chain_broken)
     assert broken == [False, False, True, False]
@@ -505,20 +620,20 @@ def test_a_chain_holds_as_long_as_pu_is_the_last_u() -> None:
 
 def test_a_snapshot_out_of_order_is_rejected_and_breaks_nothing() -> None:
     checker = validator()
-    checker.check_depth(snapshot(final_update_id=20))
-    assert isinstance(checker.check_depth(snapshot(final_update_id=20)), Rejected)
-    assert isinstance(checker.check_depth(snapshot(final_update_id=15)), Rejected)
-    successor = checker.check_depth(snapshot(final_update_id=25, prev_final_update_id=20))
-    assert successor == Accepted(snapshot(final_update_id=25, prev_final_update_id=20))
+    checker.check_depth(top(final_update_id=20))
+    assert isinstance(checker.check_depth(top(final_update_id=20)), Rejected)
+    assert isinstance(checker.check_depth(top(final_update_id=15)), Rejected)
+    successor = checker.check_depth(top(final_update_id=25, prev_final_update_id=20))
+    assert successor == Accepted(top(final_update_id=25, prev_final_update_id=20))
 
 
 @pytest.mark.parametrize("previous", [10, None], ids=["futures", "spot"])
 def test_another_socket_restarts_the_chain_even_from_lower_ids(previous: int | None) -> None:
     checker = validator()
-    checker.check_depth(snapshot(final_update_id=10, prev_final_update_id=None))
+    checker.check_depth(top(final_update_id=10, prev_final_update_id=None))
     checker.reset_depth()
-    result = checker.check_depth(snapshot(final_update_id=8, prev_final_update_id=previous))
+    result = checker.check_depth(top(final_update_id=8, prev_final_update_id=previous))
     assert isinstance(result, Accepted)
     assert result.chain_broken
-    unseen = checker.check_depth(snapshot(symbol="ETHUSDT"))
-    assert unseen == Accepted(snapshot(symbol="ETHUSDT"))  # it had no chain to break
+    unseen = checker.check_depth(top(symbol="ETHUSDT"))
+    assert unseen == Accepted(top(symbol="ETHUSDT"))  # it had no chain to break

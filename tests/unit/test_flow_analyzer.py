@@ -238,7 +238,7 @@ def test_measuring_old_windows_leaves_the_history_alone():
         {"whale_quantile": 1.0},
         {"whale_quantile_minimum": 0},
         {"size_minimum": 501},
-        {"impact_lookback_s": 0},
+        {"round_lot_steps": 0},
         {"burst": BurstSettings(half_life_s=0.0)},
     ],
 )

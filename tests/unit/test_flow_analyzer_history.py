@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from domain.features import FeatureRow
-from flow_analyzer import BurstSettings, FlowSettings, TradeFlowAnalyzer
+from flow_analyzer import BurstSettings, TradeFlowAnalyzer
 from microstructure.flow_history import ArrivalBurst, NetFlow, cusum
 from tests.flow_windows import Trade, market, run, window_batch, worked_examples
 
@@ -93,66 +91,6 @@ def _plain(number: int, time_ms: int) -> Trade:
     return Trade(number, Decimal(100), Decimal(1), False, time_ms)
 
 
-# --- absorption ---------------------------------------------------------------------------
-
-
-def _absorption(past: list[list[Trade]], window: list[Trade], start_ms: int, minimum: int):
-    closes: dict[int, float] = {}
-    flows: dict[int, float] = {}
-    for trade in (t for w in past for t in w):
-        second = trade.time_ms // 1000
-        closes[second] = float(trade.price)
-        flows[second] = flows.get(second, 0.0) + float(trade.quantity) * (
-            -1 if trade.is_sell else 1
-        )
-    seconds = sorted(closes)
-    bars = [
-        (flows[b], closes[b] - closes[a])
-        for a, b in pairwise(seconds)
-        if b >= start_ms // 1000 - 600
-    ]
-    if len(bars) < minimum:
-        return None
-    x, y = np.array(bars).T
-    slope, intercept = np.polyfit(x, y, 1)
-    error = math.sqrt(np.sum((y - slope * x - intercept) ** 2) / (len(bars) - 2))
-    delta = float(sum(-t.quantity if t.is_sell else t.quantity for t in window))
-    if slope <= 0:
-        return None
-    if delta == 0:
-        return 0.0
-    move = float(window[-1].price) - closes[seconds[-1]]
-    return math.copysign(1, delta) * (slope * delta - move) / (error * math.sqrt(5))
-
-
-def test_absorption_is_the_residual_of_past_impact():
-    windows = market(seed=8, windows=160, per_window=25)
-    windows[100] = []
-    settings = FlowSettings(impact_minimum=50)
-    found = run(TradeFlowAnalyzer(["A"], settings), windows)
-    for k, window in enumerate(windows):
-        expected = _absorption(windows[:k], window, 5000 * k, 50)
-        assert (found[k].absorption is None) == (expected is None)
-        if expected is not None:
-            assert found[k].absorption == pytest.approx(expected, rel=1e-6)
-    assert found[100].absorption == 0.0
-    assert sum(m.absorption is not None for m in found) > 100
-
-
-def test_absorption_is_unknown_where_buying_does_not_lift_the_price():
-    falling = [
-        [
-            Trade(
-                5 * k + j, Decimal(10_000 - 5 * k - j), Decimal(1 + j), False, 5000 * k + 1000 * j
-            )
-            for j in range(5)
-        ]
-        for k in range(60)
-    ]
-    found = run(TradeFlowAnalyzer(["A"]), falling)
-    assert all(m.absorption is None for m in found)
-
-
 # --- net flow and holes -------------------------------------------------------------------
 
 
@@ -192,22 +130,20 @@ def test_a_hole_restarts_what_is_measured_in_seconds():
     analyzer = TradeFlowAnalyzer(["A"])
     before = run(analyzer, windows)[-1]
     assert before.arrival_z is not None
-    assert before.absorption is not None
     later = [t._replace(time_ms=t.time_ms - 79 * 5000 + 900_000) for t in windows[79]]
     (after,) = analyzer.analyze(window_batch([later], start_ms=900_000))
-    assert after.arrival_z is after.absorption is None
+    assert after.arrival_z is None
     assert after.trade_notional_q50 is not None
 
 
-def test_an_incomplete_window_is_not_scored_and_teaches_no_impact():
+def test_an_incomplete_window_has_no_arrival_score():
     windows = market(seed=8, windows=81, per_window=25)
     analyzer = TradeFlowAnalyzer(["A"])
     run(analyzer, windows[:79])
     odd = [Trade(9000, Decimal(20_000), Decimal(900), True, 79 * 5000)]
     (scored,) = analyzer.analyze(window_batch([odd], start_ms=79 * 5000, complete=[False]))
-    assert scored.arrival_z is scored.absorption is None
+    assert scored.arrival_z is None
     (after,) = analyzer.analyze(window_batch([windows[80]], start_ms=80 * 5000))
-    assert after.absorption is None  # no price to count the move from
     assert after.arrival_z is not None
 
 
@@ -216,7 +152,7 @@ def test_windows_that_are_not_whole_seconds_have_no_second_measures():
     for k in range(600):
         trades = [_plain(k, 250 * k)]
         (found,) = analyzer.analyze(window_batch([trades], start_ms=250 * k, duration_ms=250))
-    assert (found.burst_count, found.arrival_z, found.absorption) == (0, None, None)
+    assert (found.burst_count, found.arrival_z) == (0, None)
     assert found.net_flow_quote_1m == 240 * 100
 
 

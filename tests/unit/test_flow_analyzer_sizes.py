@@ -122,17 +122,24 @@ def test_trades_of_one_size_are_not_all_whales():
 # --- sizes --------------------------------------------------------------------------------
 
 
-def test_quantiles_and_hill_exponent_follow_their_definitions():
+def test_quantiles_hill_exponent_and_gini_follow_their_definitions():
     values = np.sort(np.random.default_rng(5).pareto(1.5, (4, 230)) + 1, axis=1)
-    for row, (q50, q90, q99, hill) in zip(values, size_distributions(values), strict=True):
+    for row, (q50, q90, q99, hill, gini) in zip(values, size_distributions(values), strict=True):
         assert [q50, q90, q99] == pytest.approx(np.quantile(row, [0.5, 0.9, 0.99]).tolist())
         top = sorted(row, reverse=True)
         k = 15  # floor(sqrt(230))
         assert hill == pytest.approx(k / sum(math.log(x / top[k]) for x in top[:k]))
+        differences = np.abs(row[:, np.newaxis] - row).mean()  # Gini's mean difference
+        assert gini == pytest.approx(differences / (2 * row.mean()))
 
 
 def test_equal_largest_values_have_no_tail_exponent():
-    assert size_distributions(np.full((1, 100), 3.0)) == [(3.0, 3.0, 3.0, None)]
+    assert size_distributions(np.full((1, 100), 3.0)) == [(3.0, 3.0, 3.0, None, 0.0)]
+
+
+def test_one_trade_that_holds_everything_has_the_largest_gini():
+    ((*_, gini),) = size_distributions(np.array([[1e-12] * 99 + [1e9]]))
+    assert gini == pytest.approx(0.99)
 
 
 @pytest.mark.parametrize("per_window", [30, 600])
@@ -148,10 +155,58 @@ def test_sizes_are_of_the_window_or_of_the_last_trades_if_it_has_fewer(per_windo
         sample = past[-max(200, len(window)) :]
         if len(sample) < 50:
             assert found.trade_notional_q50 is found.hill_alpha is None
+            assert found.trade_notional_gini is found.round_lot_ratio is None
             continue
         quantiles = [found.trade_notional_q50, found.trade_notional_q90, found.trade_notional_q99]
         assert quantiles == pytest.approx(np.quantile(sample, [0.5, 0.9, 0.99]).tolist())
         assert (found.hill_alpha is not None) == (len(sample) >= 100)
+
+
+@pytest.mark.parametrize("padding", [Decimal(1), Decimal("1.00000")], ids=["natural", "padded"])
+@pytest.mark.parametrize("per_window", [30, 300])
+def test_round_lots_are_multiples_of_a_hundred_of_the_smallest_step(
+    per_window: int, padding: Decimal
+):
+    rng = np.random.default_rng(6)
+    settings = FlowSettings(size_trades=200, size_minimum=50)
+    analyzer, past, shares = TradeFlowAnalyzer(["A"], settings), [], set()
+    for k in range(30):
+        steps = [1, 3, *rng.integers(1, 40, per_window - 2) * rng.choice([1, 50, 100])]
+        sizes = [Decimal(int(n)) * Decimal("0.002") * padding for n in steps]
+        window = [
+            Trade(100 * k + i, Decimal("7.5"), size, False, 5000 * k + i)
+            for i, size in enumerate(sizes)
+        ]
+        (found,) = analyzer.analyze(window_batch([window], start_ms=5000 * k))
+        past += [size % Decimal("0.2") == 0 for size in sizes]
+        sample = past[-max(200, per_window) :]
+        if len(sample) < 50:
+            assert found.round_lot_ratio is None
+        else:
+            assert found.round_lot_ratio == pytest.approx(sum(sample) / len(sample))
+            shares.add(found.round_lot_ratio)
+    assert len(shares) > 2
+
+
+def test_round_lots_of_windows_with_unlike_decimals_are_the_same():
+    settings = FlowSettings(size_trades=100, size_minimum=1)
+    analyzer = TradeFlowAnalyzer(["A", "B"], settings)
+    fine = [Trade(k, Decimal(1), Decimal(q), False, k) for k, q in enumerate(["0.001", "0.25"])]
+    analyzer.analyze(window_batch([fine, fine]))
+    coarse = [Trade(9, Decimal(1), Decimal("0.5"), False, 5001)]
+    whole = [Trade(9, Decimal(1), Decimal(3), False, 5001)]
+    found = analyzer.analyze(window_batch([coarse, whole], start_ms=5000))
+    assert [m.round_lot_ratio for m in found] == [pytest.approx(1 / 3)] * 2
+
+
+def test_round_lots_of_numbers_beyond_64_bits_are_counted():
+    settings = FlowSettings(size_trades=10, size_minimum=1)
+    huge = [
+        Trade(k, Decimal("123456789012.123456"), Decimal(q), False, k)
+        for k, q in enumerate(["12345678901.2345", "12345678901.23", "99999999999.9999"])
+    ]
+    (found,) = TradeFlowAnalyzer(["A"], settings).analyze(window_batch([huge]))
+    assert found.round_lot_ratio == pytest.approx(1 / 3)
 
 
 def test_sizes_of_symbols_do_not_mix():

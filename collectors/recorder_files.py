@@ -1,0 +1,207 @@
+"""Rows taken from the recorder → Parquet, each exactly once. Blocks: for one worker thread.
+
+Consumes ``Rows``, produces whole files and the frames that turned out faulty. What a failed or dead
+attempt may have written already is looked up by what identifies a row (trade id; receipt and update
+id of a frame) and left out, so that a write can be tried again at any point.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import structlog
+
+from collectors.depth_levels import read_levels
+from collectors.recorder_rows import Rows
+from domain.market import NO_VALUE, DepthTop, Market
+from lake.atomic import StepHook, no_hook
+from lake.columns import mask_array, numpy_of
+from lake.part_files import DamagedFile, set_aside
+from lake.paths import LakePaths
+from lake.stream_files import (
+    TIME_COLUMN,
+    Kind,
+    by_date,
+    depth_table,
+    read_stream_file,
+    stream_files,
+    symbol_codes,
+    trade_table,
+    write_stream_file,
+)
+
+log = structlog.get_logger()
+
+METADATA: Final = {"orderflow.writer": "recorder"}
+SOURCE: Final = "stream"
+_TIME_MARGIN_MS: Final = 60_000
+"""Spot depth has no exchange time: that of a frame read again may differ by so much."""
+_ATTRIBUTE_SLICE: Final = 2_000
+
+
+class Batch(msgspec.Struct):
+    """Rows of one journal segment on their way to Parquet; what is written is taken out."""
+
+    segment: int
+    frame_count: int
+    payload_bytes: int
+    rows: Rows | None  # None: made into tables
+    tables: list[tuple[Kind, pa.Table]] = []
+    is_suspect: bool = False  # an attempt that failed or died may have written some of it
+
+    @property
+    def is_written(self) -> bool:
+        """Whether nothing of it is left to write."""
+        return self.rows is None and not self.tables
+
+
+class StreamWriter:
+    """Writes batches below ``paths.raw/stream``.
+
+    Args:
+        paths: The tree.
+        symbols: The run's symbols; the rows' ``symbol_index`` counts in them.
+        market: Whose frames.
+        hook: See ``lake.atomic.StepHook``.
+    """
+
+    def __init__(
+        self, paths: LakePaths, symbols: Sequence[str], market: Market, *, hook: StepHook = no_hook
+    ) -> None:
+        self._paths = paths
+        self._symbols = list(symbols)
+        self._index = {symbol: i for i, symbol in enumerate(self._symbols)}
+        self._market = market
+        self._hook = hook
+        self._counts = dict.fromkeys(("files", "trades", "depth", "already_stored", "bytes"), 0)
+        self._seconds = 0.0
+
+    def write(self, batch: Batch) -> list[DepthTop]:
+        """Write what is left of a batch.
+
+        Returns:
+            Frames with a faulty level, which are not written.
+
+        Raises:
+            StorageError: The disk refused; call again with the same batch.
+        """
+        began = time.perf_counter()
+        faulty: list[DepthTop] = []
+        try:
+            if batch.rows is not None:
+                batch.tables, faulty = self._tables(batch.rows)
+                batch.rows = None
+            while batch.tables:
+                kind, table = batch.tables[0]
+                if batch.is_suspect:
+                    table = self._without_stored(kind, table)
+                batch.is_suspect = True  # until this one is through
+                written = write_stream_file(
+                    self._paths, kind, table, metadata=METADATA, hook=self._hook
+                )
+                batch.is_suspect = False
+                del batch.tables[0]
+                self._counts["files"] += len(written)
+                self._counts[kind] += table.num_rows
+                self._counts["bytes"] += sum(path.stat().st_size for path in written)
+        finally:
+            self._seconds += time.perf_counter() - began
+        return faulty
+
+    def _tables(self, rows: Rows) -> tuple[list[tuple[Kind, pa.Table]], list[DepthTop]]:
+        """One table per kind and date, and the frames that are in none."""
+        tables: list[tuple[Kind, pa.Table]] = []
+        if rows.trades:
+            trades = trade_table(np.concatenate(rows.trades), self._symbols, SOURCE)
+            tables += [("trades", table) for _, table in by_date(trades)]
+        depth, faulty = self._depth(rows.tops)
+        tables += [("depth", table) for _, table in by_date(depth)]
+        return tables, faulty
+
+    def _depth(self, tops: Sequence[DepthTop]) -> tuple[pa.Table, list[DepthTop]]:
+        levels = read_levels([top.payload for top in tops], self._market)
+        faulty = [tops[i] for i in np.flatnonzero(~levels.is_sound).tolist()]
+        if faulty:
+            tops = [tops[i] for i in np.flatnonzero(levels.is_sound).tolist()]
+        index = self._index
+        table = depth_table(
+            _column(tops, lambda top: index[top.symbol]).astype(np.int32),
+            self._symbols,
+            event_time_ms=_column(tops, attrgetter("event_time_ms")),
+            transact_time_ms=_column(tops, attrgetter("transact_time_ms")),
+            receive_time_ns=_column(tops, attrgetter("receive_time_ns")),
+            first_update_id=_column(tops, attrgetter("first_update_id")),
+            final_update_id=_column(tops, attrgetter("final_update_id")),
+            prev_final_update_id=_column(tops, _previous),
+            bids=levels.bids,
+            asks=levels.asks,
+        )
+        return table, faulty
+
+    def _without_stored(self, kind: Kind, table: pa.Table) -> pa.Table:
+        """The rows that no file has yet."""
+        stored = self._stored_keys(kind, table)
+        if not stored:
+            return table
+        is_new = np.array([key not in stored for key in _keys(kind, table)], np.bool_)
+        self._counts["already_stored"] += int(np.count_nonzero(~is_new))
+        return table.filter(mask_array(is_new))
+
+    def _stored_keys(self, kind: Kind, table: pa.Table) -> set[tuple[Any, ...]]:
+        found: set[tuple[Any, ...]] = set()
+        times = numpy_of(table.column(TIME_COLUMN))
+        start_ms, end_ms = int(times.min()) - _TIME_MARGIN_MS, int(times.max()) + _TIME_MARGIN_MS
+        for date in dict.fromkeys(date for date, _ in by_date(table)):
+            for path in stream_files(self._paths, kind, date):
+                try:
+                    rows = read_stream_file(
+                        path,
+                        kind,
+                        start_ms=start_ms,
+                        end_ms=end_ms,
+                        columns=("symbol", *_KEYS[kind]),
+                    )
+                except FileNotFoundError:
+                    continue
+                except DamagedFile as damaged:  # its rows are lost: those at hand are written anew
+                    set_aside(self._paths.raw / "stream" / kind, damaged)
+                    continue
+                found.update(_keys(kind, rows))
+        return found
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Files, rows and bytes written since the start, and the seconds it took."""
+        return {**self._counts, "write_s": round(self._seconds, 3)}
+
+
+_KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "trades": ("agg_trade_id",),
+    "depth": ("receive_time_ns", "final_update_id"),
+}
+
+
+def _keys(kind: Kind, table: pa.Table) -> list[tuple[Any, ...]]:
+    """What identifies each row."""
+    codes, names = symbol_codes(table)
+    columns = [numpy_of(table.column(name)).tolist() for name in _KEYS[kind]]
+    return list(zip([names[code] for code in codes.tolist()], *columns, strict=True))
+
+
+def _column(tops: Sequence[DepthTop], read: Callable[[DepthTop], int]) -> np.ndarray:
+    """int64[n]; the interpreter lock is offered now and then."""
+    column = np.empty(len(tops), np.int64)
+    for start in range(0, len(tops), _ATTRIBUTE_SLICE):
+        part = tops[start : start + _ATTRIBUTE_SLICE]
+        column[start : start + len(part)] = np.fromiter(map(read, part), np.int64, len(part))
+        time.sleep(0)
+    return column
+
+
+def _previous(top: DepthTop) -> int:
+    return NO_VALUE if top.prev_final_update_id is None else top.prev_final_update_id

@@ -1,0 +1,345 @@
+"""Frames in, checked rows out, and what is missing between them: the recorder's synchronous heart.
+
+Consumes batches of frames, produces rows held until they are taken for writing (``Rows``), holes, and
+rejected input. The same code live and when a dead process's journal is read; owns no task and no disk.
+Trades count as missing by their ids, depth by its update chain (spot has none: by lost connections).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import numpy as np
+
+from binance_api.decode import decode_trades
+from binance_api.decode_depth import decode_depth
+from binance_api.endpoints import AGG_TRADES_REACH_MS, Route
+from binance_api.frames import Rejection
+from data_validator import DUPLICATE, DataValidator, Rejected
+from domain.events import GapEvent, GapState
+from domain.market import DepthTop, Market
+from microstructure.trade_flags import ValidatorSettings
+
+_MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
+_FORGET_AFTER_MS = 600_000
+"""A hole this old is left to the ledger: nothing of it will come over a socket any more."""
+
+OFF = "recorder was not running"
+MISSING = "missing in the stream"
+BROKEN = "update chain broken"
+FAULTY = "faulty level"
+
+
+class Position(msgspec.Struct, frozen=True):
+    """How far a symbol is recorded: its last trade, its last depth update, and their times."""
+
+    trade_id: int | None = None
+    trade_ms: int = 0
+    update_id: int | None = None
+    depth_ms: int = 0
+    trade_cut: str | None = None  # the route was lost since, and why
+    depth_cut: str | None = None
+
+
+class Rows(msgspec.Struct, frozen=True):
+    """What was received between two flushes."""
+
+    trades: list[np.ndarray]  # TRADE_DTYPE
+    tops: list[DepthTop]
+    frame_count: int
+    payload_bytes: int
+
+
+class FilledIds(msgspec.Struct, frozen=True):
+    """Trades that arrived over a socket after they were entered as missing."""
+
+    symbol: str
+    first_id: int
+    last_id: int
+
+
+class StreamRows:
+    """Rows of a fixed list of symbols.
+
+    Args:
+        symbols: Upper case.
+        market: Whose frames.
+        validator: See ``ValidatorSettings``.
+        monotonic_ns: For the age of holes.
+        wall_ns: Stamped on holes.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        market: Market,
+        validator: ValidatorSettings,
+        *,
+        monotonic_ns: Callable[[], int],
+        wall_ns: Callable[[], int],
+    ) -> None:
+        self.symbols = list(symbols)
+        self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
+        self.market = market
+        self.validator = DataValidator(self.symbols, validator)
+        self._monotonic_ns = monotonic_ns
+        self._wall_ns = wall_ns
+        self._trades: list[np.ndarray] = []
+        self._tops: list[DepthTop] = []
+        self._last_depth: dict[str, tuple[int, int]] = {}  # update id and time
+        self._cut: dict[Route, dict[str, str]] = {Route.TRADES: {}, Route.DEPTH: {}}
+        self._trade_cause = [MISSING] * len(self.symbols)
+        self._entered: set[tuple[int, int, int]] = set()  # symbol and ids of holes handed out
+        self._entered_until: dict[int, int] = {}  # symbol → highest id of them
+        self._filled: list[FilledIds] = []
+        self._depth_holes: list[GapEvent] = []
+        self._rejections: list[Rejection] = []
+        self.frame_count = self.payload_bytes = self.row_count = 0
+        self._counts = dict.fromkeys(
+            ("frames", "trades", "depth", "rejected", "holes", "depth_holes"), 0
+        )
+
+    # --- in -------------------------------------------------------------------------------
+
+    def resume(self, positions: Mapping[str, Position]) -> None:
+        """Go on after what an earlier run recorded: what is between is missing."""
+        for symbol, position in positions.items():
+            if symbol not in self.index:
+                continue
+            if position.trade_id is not None:
+                sequence = self.validator.sequences[self.index[symbol]]
+                sequence.resume(position.trade_id, position.trade_ms)
+            if position.update_id is not None:
+                self._last_depth[symbol] = (position.update_id, position.depth_ms)
+            if position.trade_cut is not None:
+                self._cut[Route.TRADES][symbol] = position.trade_cut
+            if position.depth_cut is not None:
+                self._cut[Route.DEPTH][symbol] = position.depth_cut
+
+    def note_outage(self, route: Route, cause: str) -> None:
+        """All sockets of a route were lost, or this process begins: what follows next may lack."""
+        self._cut[route] = {**dict.fromkeys(self.symbols, cause), **self._cut[route]}
+        if route is Route.DEPTH:
+            self.validator.reset_depth()
+
+    def on_frames(self, route: Route, payloads: Sequence[bytes], stamps: Sequence[int]) -> set[str]:
+        """Take frames of one socket in arrival order; returns the streams that carried data."""
+        self._counts["frames"] += len(payloads)
+        self.frame_count += len(payloads)
+        self.payload_bytes += sum(map(len, payloads))
+        if route is Route.DEPTH:
+            return self._on_depth(payloads, stamps)
+        decoded = decode_trades(payloads, stamps, self.index)
+        self.reject(decoded.rejections)
+        if len(decoded.rows):
+            self._on_trades(decoded.rows)
+        return decoded.streams
+
+    def _on_trades(self, rows: np.ndarray) -> None:
+        now_ns = self._monotonic_ns()
+        checked = self.validator.check_trades(rows, now_ns)
+        if len(checked.rejected_rows):
+            self.reject(self._contradictions(checked.rejected_rows))
+        if len(checked.rows):
+            self._trades.append(checked.rows)
+            self.row_count += len(checked.rows)
+            self._counts["trades"] += len(checked.rows)
+        cut = self._cut[Route.TRADES]
+        for index in checked.changed:
+            self._trade_cause[index] = cut.get(self.symbols[index], MISSING)
+            self._note_filled(index, checked.rows)
+        if cut:
+            for index, _, _ in checked.groups:
+                cut.pop(self.symbols[index], None)
+
+    def _note_filled(self, index: int, rows: np.ndarray) -> None:
+        """Late trades of holes that the ledger has."""
+        until = self._entered_until.get(index)
+        if until is None:
+            return
+        ids = np.sort(rows["agg_trade_id"][rows["symbol_index"] == index])
+        ids = ids[ids <= until]
+        for run in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1):
+            if len(run):
+                self._filled.append(FilledIds(self.symbols[index], int(run[0]), int(run[-1])))
+
+    def _on_depth(self, payloads: Sequence[bytes], stamps: Sequence[int]) -> set[str]:
+        decoded = decode_depth(payloads, stamps, self.index, self.market)
+        self.reject(decoded.rejections)
+        offset_ms = self.validator.clock.latest_ms if self.market is Market.SPOT else None
+        check = self.validator.check_depth
+        for sent in decoded.tops:
+            top = sent if offset_ms is None else _timed(sent, offset_ms)
+            checked = check(top)
+            if not isinstance(checked, Rejected):
+                self._keep_depth(top)
+            elif checked.reason != DUPLICATE:
+                rejection = Rejection(checked.reason, top.payload, top.receive_time_ns, top.symbol)
+                self.reject([rejection])
+        return decoded.streams
+
+    def _keep_depth(self, top: DepthTop) -> None:
+        symbol, update_id, time_ms = top.symbol, top.final_update_id, top.transact_time_ms
+        last = self._last_depth.get(symbol)
+        cut = self._cut[Route.DEPTH]
+        cause = cut.pop(symbol, None) if cut else None
+        if last is not None:
+            if update_id <= last[0] and time_ms <= last[1]:
+                return  # recorded already, over another socket or before the restart
+            before = top.prev_final_update_id
+            # a chain that goes back is a new one; one that overlaps comes from another socket
+            is_hole = (
+                cause is not None if before is None else before > last[0] or update_id < last[0]
+            )
+            if is_hole:
+                self._counts["depth_holes"] += 1
+                hole = self._depth_hole(symbol, cause or BROKEN, last[1], time_ms)
+                self._depth_holes.append(hole)
+        self._last_depth[symbol] = (update_id, time_ms)
+        self._tops.append(top)
+        self.row_count += 1
+        self._counts["depth"] += 1
+
+    def _depth_hole(self, symbol: str, cause: str, from_ms: int, until_ms: int) -> GapEvent:
+        """What was missed of the book is gone."""
+        return self._hole(
+            "depth", symbol, cause=cause, from_ms=from_ms, until_ms=until_ms, state=GapState.LOST
+        )
+
+    def _hole(
+        self,
+        kind: str,
+        symbol: str,
+        first_id: int | None = None,
+        last_id: int | None = None,
+        *,
+        cause: str,
+        from_ms: int,
+        until_ms: int,
+        state: GapState,
+    ) -> GapEvent:
+        return GapEvent(
+            kind=kind,
+            symbol=symbol,
+            first_id=first_id,
+            last_id=last_id,
+            state=state,
+            cause=cause,
+            from_ms=from_ms,
+            until_ms=until_ms,
+            repairable_until_ms=until_ms + AGG_TRADES_REACH_MS if kind == "trades" else None,
+            at_ns=self._wall_ns(),
+        )
+
+    def depth_fault(self, top: DepthTop) -> None:
+        """A further level of a frame turned out to be faulty: it leaves a hole."""
+        self.reject([Rejection(FAULTY, top.payload, top.receive_time_ns, top.symbol)])
+        at_ms = top.transact_time_ms
+        self._depth_holes.append(self._depth_hole(top.symbol, FAULTY, at_ms, at_ms + 1))
+
+    def _contradictions(self, rows: np.ndarray) -> list[Rejection]:
+        names = rows.dtype.names or ()
+        return [
+            Rejection(
+                "id already seen with another payload",
+                msgspec.json.encode(dict(zip(names, row.tolist(), strict=True))),
+                int(row["receive_time_ns"]),
+                self.symbols[int(row["symbol_index"])],
+            )
+            for row in rows
+        ]
+
+    # --- out ------------------------------------------------------------------------------
+
+    def take(self) -> Rows:
+        """The rows since the last call."""
+        taken = Rows(self._trades, self._tops, self.frame_count, self.payload_bytes)
+        self._trades, self._tops = [], []
+        self.frame_count = self.payload_bytes = self.row_count = 0
+        return taken
+
+    def take_holes(self, min_age_s: float) -> list[GapEvent]:
+        """Holes that appeared since the last call; of trades those at least so old.
+
+        Reordered and redundant frames fill most within moments: those are no holes.
+        """
+        found, self._depth_holes = self._depth_holes, []
+        oldest_ns = self._monotonic_ns() - int(min_age_s * 1e9)
+        for index, sequence in enumerate(self.validator.sequences):
+            for gap in sequence.missing:
+                key = (index, gap.first_id, gap.last_id)
+                if gap.since_ns > oldest_ns or key in self._entered:
+                    continue
+                self._entered.add(key)
+                self._entered_until[index] = max(gap.last_id, self._entered_until.get(index, 0))
+                self._counts["holes"] += 1
+                found.append(
+                    self._hole(
+                        "trades",
+                        self.symbols[index],
+                        gap.first_id,
+                        gap.last_id,
+                        cause=self._trade_cause[index],
+                        from_ms=gap.after_ms,
+                        until_ms=gap.before_ms,
+                        state=GapState.OPEN,
+                    )
+                )
+        return found
+
+    def take_filled(self) -> list[FilledIds]:
+        """Trades of holes handed out that arrived all the same, since the last call."""
+        taken, self._filled = self._filled, []
+        return taken
+
+    def forget(self) -> None:
+        """Leave old holes to the ledger (call it after ``take_holes(0)``)."""
+        for index, sequence in enumerate(self.validator.sequences):
+            if sequence.missing:
+                sequence.forget_before(sequence.last_ms - _FORGET_AFTER_MS)
+                if not sequence.missing:
+                    self._entered_until.pop(index, None)
+        held = {
+            (index, gap.first_id, gap.last_id)
+            for index, sequence in enumerate(self.validator.sequences)
+            for gap in sequence.missing
+        }
+        self._entered &= held
+
+    def reject(self, rejections: Sequence[Rejection]) -> None:
+        """Keep rejected input for the quarantine; beyond a bound only the count."""
+        self._counts["rejected"] += len(rejections)
+        self._rejections.extend(rejections[: _MAX_REJECTIONS - len(self._rejections)])
+
+    def take_rejections(self) -> list[Rejection]:
+        """Rejected input since the last call."""
+        taken, self._rejections = self._rejections, []
+        return taken
+
+    def positions(self) -> dict[str, Position]:
+        """How far each symbol is recorded; for ``resume``."""
+        found = {}
+        for symbol, sequence in zip(self.symbols, self.validator.sequences, strict=True):
+            update_id, depth_ms = self._last_depth.get(symbol, (None, 0))
+            if sequence.max_id is None and update_id is None:
+                continue
+            found[symbol] = Position(
+                sequence.max_id,
+                sequence.last_ms,
+                update_id,
+                depth_ms,
+                self._cut[Route.TRADES].get(symbol),
+                self._cut[Route.DEPTH].get(symbol),
+            )
+        return found
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Counts since the start; what waits to be taken."""
+        return {**self._counts, "rows_waiting": self.row_count}
+
+
+def _timed(top: DepthTop, offset_ms: float) -> DepthTop:
+    """Spot depth says no time: give it the exchange's, as learned from the trades."""
+    time_ms = int(top.receive_time_ns / 1e6 - offset_ms)
+    return msgspec.structs.replace(top, event_time_ms=time_ms, transact_time_ms=time_ms)

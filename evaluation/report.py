@@ -1,0 +1,371 @@
+"""The report on past signals: every stored signal against what the market then did.
+
+Consumes the signal store and the feature store of one data folder, produces a ``Report``: plain data
+that serialises to JSON. Days are streamed; what stays in memory is about 150 bytes a signal.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from domain.events import Signal
+from evaluation.blocks import Blocks
+from evaluation.forward_returns import (
+    STATUS_TEXT,
+    Outcomes,
+    Status,
+    entry_from_ms,
+    market_returns,
+    outcomes_of,
+    steps_of,
+)
+from evaluation.prices import PriceDays, SymbolPrices
+from evaluation.reference import MarketSamples, Reference, pairs_of, reference_of
+from evaluation.scores import expected_best_sharpe, holm, probabilistic_sharpe
+from evaluation.signal_columns import SignalColumns, Vocabularies, signal_days
+from evaluation.slices import (
+    FEWEST_BLOCKS,
+    FEWEST_CALLS,
+    Decisions,
+    SliceReport,
+    Verdict,
+    measure,
+    verdict_of,
+)
+from evaluation.versus import Curves, Versus, baselines_beside, curves_of
+from feature_store import FeatureStore
+from lake.buffered import BufferedStore
+from lake.paths import DAY_MS
+
+HISTOGRAM_BINS: Final = 20
+_RULES: Final = "rules"
+_HOUR_MS: Final = 3_600_000
+REPORT_VERSION: Final = 1
+
+
+class ReportOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What to report on.
+
+    Attributes:
+        fee_bps: fee of one leg (taker), 1e-4 of the notional.
+        symbols: which ones; None for all.
+        start_ms: only signals of windows that end at or after it, UTC.
+        end_ms: ... and before it.
+    """
+
+    fee_bps: float
+    symbols: Collection[str] | None = None
+    start_ms: int | None = None
+    end_ms: int | None = None
+
+
+class Histogram(msgspec.Struct, frozen=True, kw_only=True):
+    """How confident the signals were: counts in ``HISTOGRAM_BINS`` equal bins over 0–1."""
+
+    calls: list[int]
+    holds: list[int]
+
+
+class Sharpe(msgspec.Struct, frozen=True, kw_only=True):
+    """Gain after costs per ``period_s`` over its deviation, not annualised.
+
+    ``deflated``: probability that it is above zero for real, given its skew and kurtosis and that it is
+    one of ``trials`` variants (source, model, template) that were tried.
+    """
+
+    value: float
+    period_s: float
+    periods: int
+    trials: int
+    deflated: float | None
+
+
+class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """One source: its scores, its baselines, and what its plots show."""
+
+    name: str
+    signals: int
+    left_out: dict[str, int]
+    summary: SliceReport | None
+    sharpe: Sharpe | None
+    baselines: list[Versus]
+    curves: Curves | None
+    histogram: Histogram
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything the ``signals`` verb shows. Times are UTC.
+
+    ``left_out`` counts signals that cannot be scored, by reason. ``without_spread`` counts scored ones
+    whose spread was not recorded at entry or exit. ``entry_delay_s``: median time from the end of a
+    signal's window to the end of its entry window. ``slices_tested``: how many slices had enough
+    data for a verdict; those verdicts hold for all of them together (Holm).
+    """
+
+    version: int = REPORT_VERSION
+    generated_at_ms: int
+    first_ms: int | None
+    last_ms: int | None
+    window_ms: int | None
+    fee_bps: float
+    symbols: list[str]
+    signals: int
+    scored: int
+    left_out: dict[str, int]
+    without_spread: int
+    entry_delay_s: float | None
+    sources: list[SourceReport]
+    slices: list[SliceReport]
+    slices_tested: int
+
+
+def build_report(
+    features: FeatureStore, signals: BufferedStore[Signal], options: ReportOptions
+) -> Report:
+    """Read, score and slice all signals that the options name. Blocks.
+
+    Raises:
+        StorageError: The system refused to read a file.
+    """
+    texts = Vocabularies()
+    found, reference_samples, window_ms = _collect(features, signals, texts, options)
+    generated_at_ms = time.time_ns() // 1_000_000
+    if found is None:
+        return Report(
+            generated_at_ms=generated_at_ms,
+            first_ms=None,
+            last_ms=None,
+            window_ms=window_ms,
+            fee_bps=options.fee_bps,
+            symbols=[],
+            signals=0,
+            scored=0,
+            left_out={},
+            without_spread=0,
+            entry_delay_s=None,
+            sources=[],
+            slices=[],
+            slices_tested=0,
+        )
+    scored = found.take(found.status == Status.SCORED)
+    keys, pair = pairs_of(scored)
+    reference = reference_of(reference_samples, keys, pair, scored.return_bps)
+    decisions = Decisions(scored, pair)
+    slices = _slices(decisions, reference, texts)
+    delay_ms = scored.entry_ms + (window_ms or 0) - scored.window_end_ms
+    return Report(
+        generated_at_ms=generated_at_ms,
+        first_ms=int(found.window_end_ms.min()),
+        last_ms=int(found.window_end_ms.max()),
+        window_ms=window_ms,
+        fee_bps=options.fee_bps,
+        symbols=sorted(texts.symbol.texts[code] for code in np.unique(found.symbol)),
+        signals=len(found),
+        scored=len(scored),
+        left_out=_left_out(found),
+        without_spread=int((~scored.has_spread).sum()),
+        entry_delay_s=float(np.median(delay_ms)) / 1_000.0 if len(scored) else None,
+        sources=_sources(found, decisions, reference, texts),
+        slices=slices,
+        slices_tested=sum(s.verdict is not Verdict.TOO_FEW for s in slices),
+    )
+
+
+# --- reading ---
+
+
+def _collect(
+    features: FeatureStore,
+    signals: BufferedStore[Signal],
+    texts: Vocabularies,
+    options: ReportOptions,
+) -> tuple[Outcomes | None, MarketSamples, int | None]:
+    prices = PriceDays(features, options.symbols)
+    samples = MarketSamples(len(signals.partitioned.dates()))
+    rules_source = texts.source.code(_RULES)
+    parts = []
+    days = signal_days(
+        signals,
+        texts,
+        symbols=options.symbols,
+        start_ms=options.start_ms,
+        end_ms=options.end_ms,
+    )
+    for day_ms, columns in days:
+        by_symbol = _prices_for(columns, prices, texts)
+        outcomes = outcomes_of(
+            columns, by_symbol, fee_bps=options.fee_bps, rules_source=rules_source
+        )
+        _add_samples(samples, outcomes, by_symbol, day_ms)
+        parts.append(outcomes)
+    return (Outcomes.joined(parts) if parts else None), samples, prices.window_ms
+
+
+def _prices_for(
+    columns: SignalColumns, prices: PriceDays, texts: Vocabularies
+) -> dict[int, SymbolPrices]:
+    """Prices by symbol code from the longest look-back to the last exit the store has."""
+    names = {texts.symbol.texts[code]: int(code) for code in np.unique(columns.symbol)}
+    last_ms = max(prices.last_start_ms(names).values(), default=None)
+    if last_ms is None or prices.window_ms is None:
+        return {}
+    reach_ms = steps_of(columns.horizon_s, prices.window_ms) * prices.window_ms
+    first_known_ms = int((columns.window_end_ms - reach_ms).min()) - prices.window_ms
+    exit_ms = entry_from_ms(columns) + reach_ms + prices.window_ms
+    until_ms = max(min(int(exit_ms.max()), last_ms), int(columns.window_end_ms.max()))
+    found = prices.between(names, first_known_ms, until_ms)
+    return {names[name]: by_name for name, by_name in found.items()}
+
+
+def _add_samples(
+    samples: MarketSamples, outcomes: Outcomes, prices: dict[int, SymbolPrices], day_ms: int
+) -> None:
+    scored = outcomes.status == Status.SCORED
+    pairs = np.unique(np.stack([outcomes.symbol[scored], outcomes.steps[scored]], axis=1), axis=0)
+    for symbol, steps in pairs.tolist():
+        found = prices[symbol]
+        stride = samples.stride(DAY_MS // found.window_ms, len(pairs))
+        moves = market_returns(found, day_ms, day_ms + DAY_MS, steps, stride)
+        samples.add(symbol, steps, moves)
+
+
+# --- slicing ---
+
+
+def _sources(
+    found: Outcomes, decisions: Decisions, reference: Reference, texts: Vocabularies
+) -> list[SourceReport]:
+    sharpes = _sharpes(decisions)
+    reports = []
+    for code in np.unique(found.source):
+        name = texts.source.texts[code]
+        some = decisions.take(decisions.outcomes.source == code)
+        everything = found.take(found.source == code)
+        has_scored = len(some.pair) > 0
+        summary = measure(some, reference, source=name, dimension="source", value=name)
+        reports.append(
+            SourceReport(
+                name=name,
+                signals=len(everything),
+                left_out=_left_out(everything),
+                summary=summary if has_scored else None,
+                sharpe=sharpes.get(int(code)),
+                baselines=baselines_beside(some, name) if has_scored else [],
+                curves=curves_of(some, name) if has_scored else None,
+                histogram=_histogram(everything),
+            )
+        )
+    summaries = [r.summary for r in reports if r.summary is not None]
+    judged = {s.source: s for s in _judged_together(summaries)}
+    return [msgspec.structs.replace(r, summary=judged.get(r.name)) for r in reports]
+
+
+def _slices(
+    decisions: Decisions, reference: Reference, texts: Vocabularies
+) -> list[SliceReport]:
+    """Each source by model, template, symbol and hour, where there is more than one of them."""
+    found = []
+    for source in np.unique(decisions.outcomes.source):
+        some = decisions.take(decisions.outcomes.source == source)
+        name = texts.source.texts[source]
+        hours = (some.outcomes.window_end_ms // _HOUR_MS) % 24
+        dimensions: list[tuple[str, np.ndarray, list[str]]] = [
+            ("model", some.outcomes.model, texts.model.texts),
+            ("template", some.outcomes.template, texts.template.texts),
+            ("symbol", some.outcomes.symbol, texts.symbol.texts),
+            ("hour", hours, [f"{hour:02d}:00" for hour in range(24)]),
+        ]
+        for dimension, codes, names in dimensions:
+            present = np.unique(codes)
+            for code in present if len(present) > 1 else ():
+                value = names[code] or "(none)"
+                part = some.take(codes == code)
+                found.append(
+                    measure(part, reference, source=name, dimension=dimension, value=value)
+                )
+    return _judged_together(found)
+
+
+def _judged_together(slices: list[SliceReport]) -> list[SliceReport]:
+    """Verdicts that allow for how many slices were looked at."""
+    tested = [s for s in slices if s.verdict is not Verdict.TOO_FEW and s.hit_rate is not None]
+    kept = holm([s.hit_rate.p_value for s in tested if s.hit_rate is not None])
+    significant = {id(s): is_kept for s, is_kept in zip(tested, kept, strict=True)}
+    return [
+        msgspec.structs.replace(
+            s,
+            verdict=verdict_of(s.hit_rate, s.blocks, is_significant=significant.get(id(s), False)),
+        )
+        for s in slices
+    ]
+
+
+def _left_out(found: Outcomes) -> dict[str, int]:
+    counts = {
+        text: int((found.status == status).sum())
+        for status, text in STATUS_TEXT.items()
+        if status is not Status.SCORED
+    }
+    return {text: count for text, count in counts.items() if count}
+
+
+def _histogram(found: Outcomes) -> Histogram:
+    known = ~np.isnan(found.confidence)
+    position = np.clip(found.confidence[known] * HISTOGRAM_BINS, 0, HISTOGRAM_BINS - 1)
+    is_call = found.direction[known] != 0
+    index = position.astype(np.int64)
+    return Histogram(
+        calls=np.bincount(index[is_call], minlength=HISTOGRAM_BINS).tolist(),
+        holds=np.bincount(index[~is_call], minlength=HISTOGRAM_BINS).tolist(),
+    )
+
+
+def _sharpes(decisions: Decisions) -> dict[int, Sharpe]:
+    """Sharpe ratio of each source over periods of two of the longest horizons, deflated."""
+    found = decisions.outcomes
+    blocks = Blocks.of(found.entry_ms, found.horizon_ms)
+    if blocks.count < FEWEST_BLOCKS:
+        return {}
+    period_s = _period_s(blocks, found)
+    variants = np.stack([found.source, found.model, found.template], axis=1)
+    trials = [
+        _ratio(blocks.sums(np.where((variants == variant).all(axis=1), decisions.net_bps, 0.0)))
+        for variant in np.unique(variants, axis=0)
+    ]
+    best = expected_best_sharpe(float(np.var(trials)), len(trials))
+    sharpes = {}
+    for code in np.unique(found.source):
+        own = found.source == code
+        gains = blocks.sums(np.where(own, decisions.net_bps, 0.0))
+        if int((own & (found.direction != 0)).sum()) < FEWEST_CALLS or gains.std() == 0.0:
+            continue
+        z = (gains - gains.mean()) / gains.std()
+        skew, kurtosis = float((z**3).mean()), float((z**4).mean())
+        sharpes[int(code)] = Sharpe(
+            value=_ratio(gains),
+            period_s=period_s,
+            periods=blocks.count,
+            trials=len(trials),
+            deflated=probabilistic_sharpe(_ratio(gains), best, blocks.count, skew, kurtosis),
+        )
+    return sharpes
+
+
+def _ratio(gains: np.ndarray) -> float:
+    deviation = float(gains.std())
+    return float(gains.mean()) / deviation if deviation > 0.0 else 0.0
+
+
+def _period_s(blocks: Blocks, found: Outcomes) -> float:
+    span_ms = int(found.entry_ms.max() - found.entry_ms.min())
+    return max(2.0 * float(found.horizon_ms.max()), span_ms / max(1, blocks.count)) / 1_000.0
+
+
+def names_of(slices: Iterable[SliceReport]) -> list[str]:
+    """The dimensions that occur, in order."""
+    return list(dict.fromkeys(s.dimension for s in slices))

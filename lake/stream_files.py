@@ -1,0 +1,439 @@
+"""Recorded frames on disk: the one writer and reader of ``raw/stream/{trades,depth}/<date>/*.parquet``.
+
+Consumes trade rows (``TRADE_DTYPE``) and depth columns, produces whole Parquet files, one per UTC date
+of ``transact_time_ms``, sorted by symbol; and the reverse. In files ``symbol`` and ``source`` are plain
+strings, in tables dictionaries. Floats are the nearest doubles: ``Decimal(repr(x))`` is exact.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from domain.errors import StorageError
+from domain.market import NO_VALUE
+from lake.atomic import StepHook, atomic_file, no_hook
+from lake.columns import (
+    fixed_array,
+    index_array,
+    mask_array,
+    numpy_of,
+    string_array,
+    strings_of,
+)
+from lake.part_files import (
+    FILE_SUFFIX,
+    DamagedFile,
+    RowRange,
+    date_of,
+    date_start_ms,
+    empty_table,
+    read_failure,
+    wanted_groups,
+)
+from lake.paths import DAY_MS, LakePaths
+from lake.stream_merges import FILE_KEY, current_files, new_token
+
+type Kind = Literal["trades", "depth"]
+
+TIME_COLUMN: Final = "transact_time_ms"
+_NAME: Final = pa.dictionary(pa.int32(), pa.string())
+_LEVELS: Final = pa.list_(pa.list_(pa.float64()))
+
+TRADE_SCHEMA: Final = pa.schema(
+    [
+        pa.field("symbol", _NAME, nullable=False),
+        pa.field("agg_trade_id", pa.int64(), nullable=False),
+        pa.field("price", pa.float64(), nullable=False),
+        pa.field("quantity", pa.float64(), nullable=False),
+        pa.field("first_trade_id", pa.int64(), nullable=False),
+        pa.field("last_trade_id", pa.int64(), nullable=False),
+        pa.field("transact_time_ms", pa.int64(), nullable=False),
+        pa.field("is_buyer_maker", pa.bool_(), nullable=False),
+        pa.field("quantity_ex_rpi", pa.float64()),
+        pa.field("event_time_ms", pa.int64()),
+        pa.field("receive_time_ns", pa.int64()),
+        pa.field("source", _NAME, nullable=False),  # "stream" | "rest" | "archive"
+    ]
+)
+DEPTH_SCHEMA: Final = pa.schema(
+    [
+        pa.field("symbol", _NAME, nullable=False),
+        pa.field("event_time_ms", pa.int64(), nullable=False),
+        pa.field("transact_time_ms", pa.int64(), nullable=False),
+        pa.field("receive_time_ns", pa.int64(), nullable=False),
+        pa.field("first_update_id", pa.int64(), nullable=False),
+        pa.field("final_update_id", pa.int64(), nullable=False),
+        pa.field("prev_final_update_id", pa.int64()),  # spot has none
+        pa.field("bids", _LEVELS, nullable=False),  # [price, quantity], best first
+        pa.field("asks", _LEVELS, nullable=False),
+    ]
+)
+SCHEMAS: Final[Mapping[str, pa.Schema]] = {"trades": TRADE_SCHEMA, "depth": DEPTH_SCHEMA}
+_ORDER_IN_SYMBOL: Final[Mapping[str, tuple[str, ...]]] = {
+    "trades": ("agg_trade_id",),
+    "depth": ("transact_time_ms", "final_update_id"),
+}
+ROW_GROUP_ROWS: Final[Mapping[str, int]] = {"trades": 131_072, "depth": 16_384}
+"""About 10 MiB decoded each."""
+
+_COMPRESSION_LEVEL: Final = 3
+_DICTIONARY_BYTES: Final = 4 << 20
+"""Prices and quantities repeat: as indices into a dictionary they take half of what doubles do."""
+
+
+class LevelColumn(msgspec.Struct, frozen=True):
+    """One side of many books: ``counts[i]`` levels of snapshot i, all levels one after the other.
+
+    ``levels`` is float64[2 * sum(counts)]: price, quantity, price, quantity …
+    """
+
+    counts: np.ndarray
+    levels: np.ndarray
+
+
+def trade_table(rows: np.ndarray, symbols: Sequence[str], source: str) -> pa.Table:
+    """Trade rows as a table in ``TRADE_SCHEMA``; rows stay in order.
+
+    Args:
+        rows: ``TRADE_DTYPE``; ``symbol_index`` counts in ``symbols``.
+        symbols: The run's symbols.
+        source: Where the rows come from: ``"stream"``, ``"rest"`` or ``"archive"``.
+    """
+    count = len(rows)
+    ex_rpi, event, received = (
+        rows[name] for name in ("quantity_ex_rpi", "event_time_ms", "receive_time_ns")
+    )
+    columns = [
+        _names(rows["symbol_index"], symbols),
+        _integers(rows["agg_trade_id"]),
+        _floats(_nearest(rows["price"], rows["price_decimals"])),
+        _floats(_nearest(rows["quantity"], rows["quantity_decimals"])),
+        _integers(rows["first_trade_id"]),
+        _integers(rows["last_trade_id"]),
+        _integers(rows["transact_time_ms"]),
+        mask_array(rows["is_buyer_maker"]),
+        _floats(_nearest(ex_rpi, rows["quantity_decimals"]), ex_rpi != NO_VALUE),
+        _integers(event, event != NO_VALUE),
+        _integers(received, received != NO_VALUE),
+        _names(np.zeros(count, np.int32), [source]),
+    ]
+    return pa.Table.from_arrays(columns, schema=TRADE_SCHEMA)
+
+
+def depth_table(
+    symbol_index: np.ndarray,
+    symbols: Sequence[str],
+    *,
+    event_time_ms: np.ndarray,
+    transact_time_ms: np.ndarray,
+    receive_time_ns: np.ndarray,
+    first_update_id: np.ndarray,
+    final_update_id: np.ndarray,
+    prev_final_update_id: np.ndarray,
+    bids: LevelColumn,
+    asks: LevelColumn,
+) -> pa.Table:
+    """Depth columns as a table in ``DEPTH_SCHEMA``; rows stay in order.
+
+    Args:
+        symbol_index: int32[n], position in ``symbols``.
+        symbols: The run's symbols.
+        event_time_ms: int64[n], as the other times and ids.
+        transact_time_ms: See the schema.
+        receive_time_ns: See the schema.
+        first_update_id: See the schema.
+        final_update_id: See the schema.
+        prev_final_update_id: ``NO_VALUE`` where the market has none.
+        bids: Best first.
+        asks: Best first.
+    """
+    columns = [
+        _names(symbol_index, symbols),
+        _integers(event_time_ms),
+        _integers(transact_time_ms),
+        _integers(receive_time_ns),
+        _integers(first_update_id),
+        _integers(final_update_id),
+        _integers(prev_final_update_id, prev_final_update_id != NO_VALUE),
+        _levels(bids),
+        _levels(asks),
+    ]
+    return pa.Table.from_arrays(columns, schema=DEPTH_SCHEMA)
+
+
+def sorted_table(kind: Kind, table: pa.Table) -> pa.Table:
+    """The rows in the order of the files: symbol, then id or time."""
+    if table.num_rows < 2:
+        return table
+    codes, names = symbol_codes(table)
+    rank = np.argsort(np.argsort(np.array(names)))
+    keys = [numpy_of(table.column(name)) for name in _ORDER_IN_SYMBOL[kind]]
+    order = np.lexsort([*reversed(keys), rank[codes]])
+    if bool((np.diff(order) == 1).all()):
+        return table
+    return table.take(index_array(order))
+
+
+def symbol_codes(table: pa.Table) -> tuple[np.ndarray, list[str]]:
+    """The ``symbol`` column as int32[n] positions in a list of names."""
+    column = table.column("symbol").unify_dictionaries().combine_chunks()
+    if not isinstance(column, pa.DictionaryArray):  # no rows, no chunks
+        return np.empty(0, np.int32), []
+    return numpy_of(column.indices), strings_of(column.dictionary)
+
+
+def write_stream_file(
+    paths: LakePaths,
+    kind: Kind,
+    table: pa.Table,
+    *,
+    metadata: Mapping[str, str],
+    hook: StepHook = no_hook,
+) -> list[Path]:
+    """Write rows as one new file per UTC date, each whole or not at all. Blocks.
+
+    Args:
+        paths: The tree.
+        kind: ``"trades"`` or ``"depth"``.
+        table: Rows in ``SCHEMAS[kind]``, any order; no file for no rows.
+        metadata: Added to the files' key-value metadata.
+        hook: See ``lake.atomic.StepHook``.
+
+    Returns:
+        The files, oldest date first.
+
+    Raises:
+        StorageError: The disk refused; files of earlier dates may have been written.
+    """
+    written = []
+    for date, part in by_date(table):
+        start_ms = int(numpy_of(part.column(TIME_COLUMN)).min())
+        folder, rows = paths.stream(kind, date), sorted_table(kind, part)
+        written.append(_write_new(folder, kind, start_ms, rows, metadata, hook))
+    return written
+
+
+def by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of each UTC date, oldest date first."""
+    if table.num_rows == 0:
+        return
+    days = numpy_of(table.column(TIME_COLUMN)) // DAY_MS
+    found = np.unique(days).tolist()
+    for day in found:
+        part = table if len(found) == 1 else table.filter(mask_array(days == day))
+        yield date_of(day * DAY_MS), part
+
+
+def open_stream_writer(handle: Any, kind: Kind, metadata: Mapping[str, str]) -> pq.ParquetWriter:
+    """The encoding of stream files; write sorted tables to it in sorted order.
+
+    Integers rise or move little (deltas), doubles of trades repeat (dictionary), neighbouring books
+    of one symbol share most levels (plain, so that zstd finds whole runs of them).
+    """
+    added = {key.encode(): text.encode() for key, text in metadata.items()}
+    schema = SCHEMAS[kind].with_metadata({FILE_KEY: new_token().encode(), **added})
+    repeating: Any = [f.name for f in schema if f.type == _NAME]
+    if kind == "trades":
+        repeating += ["price", "quantity", "quantity_ex_rpi"]
+    return pq.ParquetWriter(
+        handle,
+        schema,
+        compression="zstd",
+        compression_level=_COMPRESSION_LEVEL,
+        use_dictionary=repeating,
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        column_encoding={f.name: "DELTA_BINARY_PACKED" for f in schema if f.type == pa.int64()},
+        write_page_checksum=True,
+        store_schema=False,  # no Arrow types in the file: every reader sees plain strings
+    )
+
+
+def _write_new(
+    folder: Path,
+    kind: Kind,
+    start_ms: int,
+    table: pa.Table,
+    metadata: Mapping[str, str],
+    hook: StepHook,
+) -> Path:
+    for path in _names_for(folder, kind, start_ms):
+        try:
+            with (
+                atomic_file(path, hook=hook) as handle,
+                open_stream_writer(handle, kind, metadata) as writer,
+            ):
+                writer.write_table(table, row_group_size=ROW_GROUP_ROWS[kind])
+        except FileExistsError:  # taken, perhaps by another process at this moment
+            continue
+        except pa.ArrowException as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+        return path
+    raise AssertionError("unreachable: names do not end")
+
+
+def free_name(folder: Path, kind: Kind, start_ms: int) -> Path:
+    """The next free name for rows that begin at ``start_ms``."""
+    return next(path for path in _names_for(folder, kind, start_ms) if not path.exists())
+
+
+def _names_for(folder: Path, kind: Kind, start_ms: int) -> Iterator[Path]:
+    stamp = time.strftime("%Y%m%d_%H%M%S", time.gmtime(start_ms // 1000))
+    yield folder / f"{kind}_{stamp}{FILE_SUFFIX}"
+    for number in itertools.count(1):
+        yield folder / f"{kind}_{stamp}_{number}{FILE_SUFFIX}"
+
+
+def stream_dates(paths: LakePaths, kind: Kind) -> list[str]:
+    """The UTC dates that have a folder, oldest first; other names are left alone."""
+    try:
+        names = [path.name for path in (paths.raw / "stream" / kind).iterdir()]
+    except OSError:
+        return []
+    return sorted(name for name in names if _is_date(name))
+
+
+def stream_files(paths: LakePaths, kind: Kind, date: str) -> list[Path]:
+    """The files to read of one date, sorted by name; a file may be merged away meanwhile: list again.
+
+    Raises:
+        StorageError: The system refused.
+    """
+    return current_files(paths.stream(kind, date), lambda name: name.startswith(f"{kind}_"))
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date_of(date_start_ms(text)) == text
+    except ValueError:
+        return False
+
+
+_POW10: Final = 10.0 ** np.arange(19)
+_EXACT_BELOW: Final = 2**53
+"""Doubles hold such integers exactly, and powers of ten up to 10**22: their quotient is nearest."""
+
+
+def _nearest(mantissa: np.ndarray, decimals: np.ndarray) -> np.ndarray:
+    """float64[n], the nearest doubles of ``mantissa / 10**decimals``."""
+    values: np.ndarray = mantissa / _POW10[decimals]
+    for place in np.flatnonzero(mantissa >= _EXACT_BELOW).tolist():
+        values[place] = int(mantissa[place]) / 10 ** int(decimals[place])
+    return values
+
+
+def _integers(values: np.ndarray, present: np.ndarray | None = None) -> pa.Array[Any]:
+    return fixed_array(pa.int64(), np.ascontiguousarray(values), len(values), present)
+
+
+def _floats(values: np.ndarray, present: np.ndarray | None = None) -> pa.Array[Any]:
+    return fixed_array(pa.float64(), values, len(values), present)
+
+
+def _names(codes: np.ndarray, names: Sequence[str]) -> pa.Array[Any]:
+    indices = np.ascontiguousarray(codes, dtype=np.int32)
+    return pa.DictionaryArray.from_arrays(
+        fixed_array(pa.int32(), indices, len(indices), None),
+        string_array([name.encode() for name in names]),
+    )
+
+
+def _levels(column: LevelColumn) -> pa.Array[Any]:
+    pairs = len(column.levels) // 2
+    inner = _lists(
+        pa.list_(pa.float64()),
+        np.arange(0, 2 * pairs + 1, 2, dtype=np.int32),
+        _floats(column.levels),
+    )
+    offsets = np.zeros(len(column.counts) + 1, dtype=np.int32)
+    np.cumsum(column.counts, out=offsets[1:])
+    return _lists(_LEVELS, offsets, inner)
+
+
+def _lists(kind: pa.DataType, offsets: np.ndarray, items: pa.Array[Any]) -> pa.Array[Any]:
+    return pa.Array.from_buffers(
+        kind, len(offsets) - 1, [None, pa.py_buffer(offsets)], children=[items]
+    )
+
+
+def read_stream_file(
+    path: Path,
+    kind: Kind,
+    *,
+    symbol: str | None = None,
+    start_ms: int | None = None,
+    end_ms: int | None = None,
+    columns: Sequence[str] | None = None,
+    use_threads: bool = False,
+) -> pa.Table:
+    """Read ``start_ms <= transact_time_ms < end_ms`` of one file, pruned by row-group statistics.
+
+    Args:
+        path: The file.
+        kind: What it holds.
+        symbol: Only this symbol; ``None`` for all.
+        start_ms: UTC milliseconds; ``None`` is unlimited.
+        end_ms: UTC milliseconds; ``None`` is unlimited.
+        columns: Names out of ``SCHEMAS[kind]``, in the order wanted; ``None`` for all.
+        use_threads: Decode on several cores (beside a live feed: better not).
+
+    Raises:
+        FileNotFoundError: It is gone (compacted, meanwhile).
+        DamagedFile: Its content cannot be read.
+        StorageError: The system refused.
+    """
+    schema = SCHEMAS[kind]
+    if columns is not None:
+        schema = pa.schema([schema.field(name) for name in columns])
+    rows = RowRange.of(TIME_COLUMN, symbol, start_ms, end_ms)
+    needed = list(schema.names)
+    if symbol is not None:
+        needed.append("symbol")
+    if start_ms is not None or end_ms is not None:
+        needed.append(TIME_COLUMN)
+    try:
+        with pq.ParquetFile(
+            path,
+            page_checksum_verification=True,
+            pre_buffer=False,
+            read_dictionary=[f.name for f in SCHEMAS[kind] if f.type == _NAME],
+        ) as file:
+            missing = set(needed) - set(file.schema_arrow.names)
+            if missing:
+                raise DamagedFile(path, f"lacks {', '.join(sorted(missing))}")
+            groups = wanted_groups(file, rows)
+            names = list(dict.fromkeys(needed))
+            if not groups:
+                return empty_table(schema)
+            table = file.read_row_groups(groups, columns=names, use_threads=use_threads)
+    except (FileNotFoundError, pa.ArrowMemoryError):
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise read_failure(path, error) from error
+    return _selected(table, rows).select(schema.names).cast(schema)
+
+
+def _selected(table: pa.Table, rows: RowRange) -> pa.Table:
+    keep = np.ones(table.num_rows, dtype=np.bool_)
+    if rows.start_ms is not None or rows.end_ms is not None:
+        times = numpy_of(table.column(TIME_COLUMN))
+        if rows.start_ms is not None:
+            keep &= times >= rows.start_ms
+        if rows.end_ms is not None:
+            keep &= times < rows.end_ms
+    if rows.symbols is not None:
+        codes, names = symbol_codes(table)
+        keep &= np.array([name in rows.symbols for name in names], np.bool_)[codes]
+    wanted = int(np.count_nonzero(keep))
+    first = int(keep.argmax()) if wanted else 0
+    if bool(keep[first : first + wanted].all()):  # sorted as it is, nearly always
+        return table.slice(first, wanted)
+    return table.filter(mask_array(keep))
