@@ -348,6 +348,12 @@ class Settings(BaseSettings):
         le=60_000,
         description="a power cut or kill loses at most the frames of so many ms",
     )
+    disk_warn_mib: int = Field(
+        2_048, ge=0, description="less free space than this is warned about, MiB; 0: never"
+    )
+    disk_stop_mib: int = Field(
+        256, ge=0, description="less than this stops a recorder cleanly, MiB; 0: never"
+    )
     binance_vision_url: HttpHost = Field(
         DEFAULT_VISION_BASE, description="host of the archive of past days and months"
     )

@@ -7,19 +7,31 @@ A rejected trade never marks its id as seen. Rules and thresholds: docs/referenc
 
 from __future__ import annotations
 
-import statistics as stats
-from collections import deque
 from collections.abc import Sequence
-from decimal import Decimal
-from itertools import pairwise
 from math import inf, isfinite
 
 import msgspec
 import numpy as np
 import structlog
 
-from domain.market import NO_VALUE, TRADE_DTYPE, AggTrade, DepthSnapshot, DepthTop, Side
+from domain.market import NO_VALUE, AggTrade, DepthSnapshot, DepthTop
+from microstructure.clock_offset import ClockOffset
 from microstructure.trade_flags import Suspect, TradeFlags, ValidatorSettings
+from microstructure.trade_rows import as_row, by_symbol, digests_of, groups_left
+from microstructure.trade_sequence import MissingRange, TradeSequence
+
+__all__ = [
+    "DUPLICATE",
+    "Accepted",
+    "CheckedTrades",
+    "ClockOffset",
+    "DataValidator",
+    "MissingRange",
+    "Rejected",
+    "Suspect",
+    "TradeSequence",
+    "ValidatorSettings",
+]
 
 log = structlog.get_logger()
 
@@ -27,8 +39,6 @@ DUPLICATE = "duplicate"
 """Reason of a second copy of what is known: dropped and counted, never a fault."""
 
 _RING = 512  # remembered payload digests per symbol (a power of two)
-_POWERS = 10.0 ** np.arange(20)
-_MAX_DECIMALS = 18
 _CLOCK_IS_RIGHT = 0.8  # share of the warning's limit below which the clock counts as right again
 _UNCHAINED = -1  # stands for the update id of a book that nothing can follow
 
@@ -46,160 +56,6 @@ class Rejected(msgspec.Struct, frozen=True):
 
     reason: str
     symbol: str
-
-
-class MissingRange(msgspec.Struct):
-    """Ids that were skipped: ``first_id..last_id``, between two known trades.
-
-    ``after_ms`` and ``before_ms`` are the transaction times of the trades around the hole.
-    """
-
-    first_id: int
-    last_id: int
-    after_ms: int
-    before_ms: int
-    since_ns: int
-    lost: bool = False
-    absent_replies: int = 0
-
-    @property
-    def count(self) -> int:
-        """Number of ids in the range."""
-        return self.last_id - self.first_id + 1
-
-
-class TradeSequence:
-    """What is known about one symbol's ids: the highest, the holes below it, the disputed ones."""
-
-    __slots__ = ("disputed", "first_id", "first_ms", "last_ms", "max_id", "missing")
-
-    def __init__(self) -> None:
-        self.first_id: int | None = None
-        self.first_ms = 0
-        self.max_id: int | None = None
-        self.last_ms = 0  # transaction time of the trade with the highest id
-        self.missing: list[MissingRange] = []
-        self.disputed: set[int] = set()
-
-    def resume(self, last_id: int, last_ms: int) -> None:
-        """Continue after a known trade, as if it had been the last one received."""
-        self.first_id, self.first_ms = last_id, last_ms
-        self.max_id, self.last_ms = last_id, last_ms
-
-    def extend(self, trade_id: int, time_ms: int, now_ns: int) -> bool:
-        """Take an id into the sequence; False if it is already there (a duplicate)."""
-        if self.max_id is None:
-            self.first_id, self.first_ms = trade_id, time_ms
-        elif trade_id <= self.max_id:
-            return self._fill(trade_id, time_ms)
-        elif trade_id > self.max_id + 1:
-            self.missing.append(
-                MissingRange(self.max_id + 1, trade_id - 1, self.last_ms, time_ms, now_ns)
-            )
-        self.max_id, self.last_ms = trade_id, time_ms
-        return True
-
-    def extend_head(self, first_id: int, first_ms: int) -> None:
-        """Trades before the first one became known, contiguous with it."""
-        self.first_id, self.first_ms = first_id, first_ms
-
-    def mark_lost(self, first_id: int, last_id: int) -> None:
-        """The exchange cannot give these back: they block nothing any more."""
-        for gap in list(self.missing):
-            if gap.first_id > last_id or gap.last_id < first_id or gap.lost:
-                continue
-            self._cut(gap, max(first_id, gap.first_id), min(last_id, gap.last_id))
-
-    def forget_before(self, time_ms: int) -> None:
-        """Drop holes that lie wholly before a time; the gap ledger keeps them."""
-        self.missing = [gap for gap in self.missing if gap.before_ms >= time_ms]
-
-    def _cut(self, gap: MissingRange, first_id: int, last_id: int) -> None:
-        index = self.missing.index(gap)
-        parts = []
-        if gap.first_id < first_id:
-            parts.append(msgspec.structs.replace(gap, last_id=first_id - 1))
-        parts.append(msgspec.structs.replace(gap, first_id=first_id, last_id=last_id, lost=True))
-        if gap.last_id > last_id:
-            parts.append(msgspec.structs.replace(gap, first_id=last_id + 1))
-        self.missing[index : index + 1] = parts
-
-    def _fill(self, trade_id: int, time_ms: int) -> bool:
-        for index, gap in enumerate(self.missing):
-            if gap.first_id <= trade_id <= gap.last_id:
-                parts = []
-                if gap.first_id < trade_id:
-                    parts.append(msgspec.structs.replace(gap, last_id=trade_id - 1))
-                if trade_id < gap.last_id:
-                    parts.append(msgspec.structs.replace(gap, first_id=trade_id + 1))
-                self.missing[index : index + 1] = parts
-                self._narrow(trade_id, time_ms)
-                return True
-        return False
-
-    def _narrow(self, trade_id: int, time_ms: int) -> None:
-        """A trade found between holes bounds the times of all that reach up to it."""
-        last_id = trade_id - 1
-        for gap in reversed(self.missing):
-            if gap.last_id == last_id:
-                gap.before_ms = min(gap.before_ms, time_ms)
-                last_id = gap.first_id - 1
-        first_id = trade_id + 1
-        for gap in self.missing:
-            if gap.first_id == first_id:
-                gap.after_ms = max(gap.after_ms, time_ms)
-                first_id = gap.last_id + 1
-
-
-class ClockOffset:
-    """Learns receipt minus event time (milliseconds) as a rolling median; wall clocks may be wrong.
-
-    A recording of another year, or a machine whose clock is 1.5 s behind, is normal data.
-    """
-
-    def __init__(self, samples: int) -> None:
-        self._samples: deque[tuple[int, float]] = deque(maxlen=samples)
-        self._median_ms: float | None = None
-        self._drift_ms = float("inf")
-        self._since_median = 0
-
-    def add(self, receive_time_ns: int, event_time_ms: int) -> None:
-        """Note one message: when it was received and when the exchange says it was sent."""
-        self._samples.append((receive_time_ns, receive_time_ns / 1e6 - event_time_ms))
-        self._since_median += 1
-        if self._since_median >= 16 or len(self._samples) < 16:
-            offsets = [offset for _, offset in self._samples]
-            self._median_ms = stats.median(offsets)
-            self._drift_ms = _drift(offsets)
-            self._since_median = 0
-
-    @property
-    def median_ms(self) -> float | None:
-        """Receipt minus event time, None before the first message."""
-        return self._median_ms
-
-    @property
-    def drift_ms(self) -> float:
-        """How far the newest offsets moved from the oldest: large when the clocks run at unlike speed."""
-        return self._drift_ms
-
-    def steady_ms(self, tolerance_ms: float) -> float | None:
-        """The offset, or None while it moves by more than this (clocks at unlike speed)."""
-        return self._median_ms if self._drift_ms <= tolerance_ms or self.is_young else None
-
-    @property
-    def is_young(self) -> bool:
-        """Whether too few messages came to judge the drift."""
-        return len(self._samples) < 16
-
-    @property
-    def latest_ms(self) -> float | None:
-        """Receipt minus event time of the newest message, None before the first."""
-        return self._samples[-1][1] if self._samples else None
-
-    def exchange_ms(self, local_ns: int) -> float | None:
-        """The exchange's time at a local wall-clock instant, as far as learned."""
-        return None if self._median_ms is None else local_ns / 1e6 - self._median_ms
 
 
 class CheckedTrades(msgspec.Struct, frozen=True):
@@ -274,8 +130,8 @@ class DataValidator:
         """
         if not len(rows):
             return CheckedTrades(rows, [], rows, rows, set())
-        rows, groups = _by_symbol(rows)
-        digests = _digests(rows)
+        rows, groups = by_symbol(rows)
+        digests = digests_of(rows)
         checked = _Checked(np.ones(len(rows), dtype=np.bool_))
         last_ms = []
         for symbol_index, start, stop in groups:
@@ -302,7 +158,7 @@ class DataValidator:
             fresh = rows[checked.is_new]
             digests = digests[checked.is_new]
             is_late = None if is_late is None else is_late[checked.is_new]
-            groups, last_ms = _groups_of(checked.is_new, groups, last_ms)
+            groups, last_ms = groups_left(checked.is_new, groups, last_ms)
         if groups:
             slots = fresh["agg_trade_id"] % _RING
             self._digest_id[fresh["symbol_index"], slots] = fresh["agg_trade_id"]
@@ -334,7 +190,7 @@ class DataValidator:
             return Rejected("not finite", trade.symbol)
         if trade.price <= 0 or trade.quantity <= 0:
             return Rejected("not positive", trade.symbol)
-        row = _as_row(trade, self.index[trade.symbol])
+        row = as_row(trade, self.index[trade.symbol])
         if row is None:
             return Rejected("malformed number", trade.symbol)
         first_id = self.sequences[self.index[trade.symbol]].first_id
@@ -513,57 +369,6 @@ class DataValidator:
             log.info("validator.clock_offset_over", offset_ms=round(offset_ms))
 
 
-def _drift(offsets: list[float]) -> float:
-    """How far the later half lies from the earlier one, ms."""
-    if len(offsets) < 2:
-        return float("inf")
-    half = len(offsets) // 2
-    return abs(stats.median(offsets[:half]) - stats.median(offsets[half:]))
-
-
-def _by_symbol(rows: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int, int]]]:
-    if not len(rows):
-        return rows, []
-    symbols = rows["symbol_index"]
-    if symbols[0] == symbols[-1] and (symbols == symbols[0]).all():
-        return rows, [(int(symbols[0]), 0, len(rows))]
-    order = np.argsort(symbols, kind="stable")
-    rows = rows[order]
-    symbols = rows["symbol_index"]
-    cuts = np.flatnonzero(np.diff(symbols)) + 1
-    edges = [0, *cuts.tolist(), len(rows)]
-    return rows, [(int(symbols[a]), a, b) for a, b in pairwise(edges)]
-
-
-def _groups_of(
-    is_new: np.ndarray, groups: list[tuple[int, int, int]], last_ms: list[int]
-) -> tuple[list[tuple[int, int, int]], list[int]]:
-    """The groups among the rows that stay, and their last known times."""
-    before = np.concatenate([[0], np.cumsum(is_new)]).tolist()
-    kept = [
-        ((symbol_index, before[start], before[stop]), time_ms)
-        for (symbol_index, start, stop), time_ms in zip(groups, last_ms, strict=True)
-        if before[start] < before[stop]
-    ]
-    return [group for group, _ in kept], [time_ms for _, time_ms in kept]
-
-
-def _digests(rows: np.ndarray) -> np.ndarray:
-    """A 64-bit digest of what a trade says; equal payloads have equal digests (int64, wrapping).
-
-    Numbers enter by value: ``1.0`` and ``1.00`` are the same, ``10`` and ``1.0`` are not.
-    """
-    price = (rows["price"] / _POWERS[rows["price_decimals"]]).view(np.int64)
-    quantity = (rows["quantity"] / _POWERS[rows["quantity_decimals"]]).view(np.int64)
-    digest: np.ndarray = price * np.int64(-0x61C8864680B583EB)
-    digest += quantity * np.int64(-0x3D4D51C2D82B14B1)
-    digest += rows["transact_time_ms"] * np.int64(0x165667B19E3779F9)
-    digest += rows["last_trade_id"] * np.int64(0x27D4EB2F165667C5)
-    digest ^= rows["first_trade_id"]
-    digest += rows["is_buyer_maker"]
-    return digest
-
-
 def _levels_fault(bids: list[tuple[float, float]], asks: list[tuple[float, float]]) -> str | None:
     if not bids and not asks:
         return None
@@ -579,34 +384,3 @@ def _levels_fault(bids: list[tuple[float, float]], asks: list[tuple[float, float
     if bids and asks and bids[0][0] >= asks[0][0]:
         return "crossed book"
     return None
-
-
-def _as_row(trade: AggTrade, symbol_index: int) -> np.ndarray | None:
-    """The trade as a row; None if a number has more digits than a row can hold."""
-    price, quantity = _scaled(trade.price), _scaled(trade.quantity)
-    if price is None or quantity is None:
-        return None
-    row = np.zeros(1, dtype=TRADE_DTYPE)
-    row["symbol_index"] = symbol_index
-    row["is_buyer_maker"] = trade.aggressor_side is Side.SELL
-    row["price"], row["price_decimals"] = price
-    row["quantity"], row["quantity_decimals"] = quantity
-    row["quantity_ex_rpi"] = NO_VALUE
-    row["agg_trade_id"] = trade.agg_trade_id
-    row["first_trade_id"], row["last_trade_id"] = trade.first_trade_id, trade.last_trade_id
-    row["transact_time_ms"] = trade.transact_time_ms
-    row["event_time_ms"] = trade.event_time_ms if trade.event_time_ms is not None else NO_VALUE
-    row["receive_time_ns"] = (
-        trade.receive_time_ns if trade.receive_time_ns is not None else NO_VALUE
-    )
-    return row
-
-
-def _scaled(value: Decimal) -> tuple[int, int] | None:
-    """Mantissa and decimals of a positive finite number."""
-    _, digits, exponent = value.as_tuple()
-    assert isinstance(exponent, int)  # noqa: S101 - finite, as checked by the caller
-    if -exponent > _MAX_DECIMALS or len(digits) + max(0, exponent) > _MAX_DECIMALS:
-        return None
-    mantissa = int("".join(map(str, digits))) * 10 ** max(0, exponent)
-    return mantissa, max(0, -exponent)

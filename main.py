@@ -34,9 +34,13 @@ from domain.errors import ConfigError, OrderFlowError
 os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
 VERBS = {
     "run": "the live bot (also without a verb)",
+    "record": "depth and trades to Parquet, with a journal; what is missing is named and repaired",
     "replay": "a recording through the same code, as fast as it goes",
     "simulate": "serve a local exchange that speaks Binance's WebSocket and REST",
+    "ingest": "closed klines by timeframe, into daily files",
     "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
+    "signals": "past signals against what the market then did: hits, money, calibration",
+    "audit": "is what is stored whole? a certificate for every hour",
     "doctor": "check Python, settings, disk, clock and the exchange; say what to do",
 }
 _OVERVIEW = """\

@@ -134,7 +134,7 @@ class Breaker:
 
     @property
     def state(self) -> str:
-        """closed | waiting | open | half_open, as shown in the statistics."""
+        """One of closed, waiting, open and half_open, for the statistics."""
         refused = self.refusal()
         if refused is Outcome.WAITING:
             return "waiting"

@@ -11,13 +11,13 @@ import asyncio
 import itertools
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
 from domain.errors import StorageError
 from lake.journal import Journal
+from lake.part_files import date_of
 
 KEPT_DAYS = 8
 FILE_NAME = "budget.jsonl"
@@ -120,7 +120,7 @@ class Budget:
 
     def day(self) -> str:
         """The UTC date, ``YYYY-MM-DD``."""
-        return datetime.fromtimestamp(self._wall_ns() / 1e9, UTC).date().isoformat()
+        return date_of(self._wall_ns() // 1_000_000)
 
     def _count(self, entry: Reservation) -> None:
         before = self._entries.get(entry.id)

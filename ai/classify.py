@@ -20,7 +20,8 @@ from ai.contract import Failure, Outcome
 LONGEST_WAIT_S = 86_400.0
 _ERROR_CHARS = 300
 _HIDDEN = "***"
-_LOOKS_SECRET = re.compile(r"(?i)\b(?:sk|gsk|xai|key)[-_][\w*\-]{6,}|\bbearer\s+\S+")
+SHORTEST_SECRET = 6  # the "key" of a local server may be a word or a digit
+_LOOKS_SECRET = re.compile(r"(?i)\b(?:sk|gsk)[-_][\w*\-]{6,}|\bbearer\s+\S+")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|ns|s|m|h|d)")
 _TRY_AGAIN = re.compile(r"(?i)try again in ((?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -178,10 +179,15 @@ def _bounded(seconds: float) -> float:
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """``text`` on one line, without the given secrets nor anything that looks like a key."""
+    return " ".join(_LOOKS_SECRET.sub(_HIDDEN, hide(text, secrets)).split())
+
+
+def hide(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without the given secrets, in plain or JSON spelling."""
     for secret in secrets:
-        if secret:
+        if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, _HIDDEN).replace(json.dumps(secret)[1:-1], _HIDDEN)
-    return " ".join(_LOOKS_SECRET.sub(_HIDDEN, text).split())
+    return text
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -1,8 +1,8 @@
 """Every attempt on disk: ``calls-YYYY-MM-DD.jsonl`` by the UTC date of the window asked about.
 
-Consumes ``CallRecord``s on the event loop, appends them in a worker thread; ``RecordedAnswers`` reads
-them again for ``--ai replay``. A disk that refuses stops nothing: records are kept, bounded, and tried
-again; what has to be dropped is counted.
+Consumes ``CallRecord``s on the event loop, appends them in a worker thread. A disk
+that refuses stops nothing: records are kept, bounded, and tried again; what has to be dropped is
+counted.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from ai.classify import redact
+from ai.classify import hide
 from ai.contract import Message, Outcome
+from ai.reply import MAX_REPLY_CHARS
 from domain.errors import StorageError
 from domain.market import SCHEMA_VERSION
 from lake.atomic import ensure_folder, storage_error
@@ -28,7 +29,6 @@ log = structlog.get_logger()
 
 MAX_PENDING = 1_000
 RETRY_S = 30.0
-MAX_REPLY_CHARS = 16_384
 
 
 class CallRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,6 +88,7 @@ class CallJournal:
         self._retry_s = retry_s
         self._pending: deque[tuple[Path, bytes]] = deque()
         self._has_pending = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._written = self._dropped = self._failed_writes = 0
 
     def add(self, record: CallRecord) -> None:
@@ -95,9 +96,7 @@ class CallJournal:
         if len(self._pending) >= MAX_PENDING:
             self._pending.popleft()
             self._dropped += 1
-        self._pending.append(
-            (calls_file(self._folder, record.window_end_ms), self._line(record))
-        )
+        self._pending.append((calls_file(self._folder, record.window_end_ms), self._line(record)))
         self._has_pending.set()
 
     async def run(self) -> None:
@@ -111,21 +110,27 @@ class CallJournal:
 
     async def flush(self) -> bool:
         """Write what is held, in a worker thread; false if the disk refused some of it."""
-        while self._pending:
-            taken = list(self._pending)
-            self._pending.clear()
-            by_file: dict[Path, list[bytes]] = {}
+        async with self._writing:
+            taken, self._pending = self._pending, deque()
+            if not taken:
+                return True
+            rest: dict[Path, list[bytes]] = {}
             for path, line in taken:
-                by_file.setdefault(path, []).append(line)
+                rest.setdefault(path, []).append(line)
+            writing = asyncio.ensure_future(asyncio.to_thread(_append, rest))
             try:
-                await asyncio.to_thread(_append, by_file)
+                await asyncio.shield(writing)
             except StorageError as error:
-                self._keep([(path, line) for path, lines in by_file.items() for line in lines])
                 self._failed_writes += 1
                 self._on_failure(error)
                 return False
-            self._written += len(taken)
-        return True
+            except asyncio.CancelledError:
+                await asyncio.wait({writing})  # the thread goes on; only one may write
+                raise
+            finally:
+                self._keep([(path, line) for path, lines in rest.items() for line in lines])
+                self._written += len(taken) - sum(map(len, rest.values()))
+            return True
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Records written, held, dropped, and writes that failed."""
@@ -140,10 +145,7 @@ class CallJournal:
         reply = record.reply
         if reply is not None and len(reply) > MAX_REPLY_CHARS:
             record = msgspec.structs.replace(record, reply=reply[:MAX_REPLY_CHARS])
-        line = msgspec.json.encode(record)
-        if any(secret.encode() in line for secret in self._secrets):
-            line = redact(line.decode(), self._secrets).encode()
-        return line + b"\n"
+        return hide(msgspec.json.encode(record).decode(), self._secrets).encode() + b"\n"
 
     def _keep(self, lines: list[tuple[Path, bytes]]) -> None:
         self._pending.extendleft(reversed(lines))
@@ -172,45 +174,3 @@ def _torn_tail(path: Path) -> bytes:
             return b"" if file.read(1) == b"\n" else b"\n"
     except OSError:
         return b""  # no such file, or an empty one
-
-
-class RecordedAnswers:
-    """Answers of the journal by context hash, one day's file at a time."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._day: Path | None = None
-        self._answers: dict[str, CallRecord] = {}
-        self._windows: set[tuple[str, int]] = set()
-        self.unreadable_lines = 0
-
-    def has_window(self, symbol: str, window_end_ms: int) -> bool:
-        """Whether anything was answered about this window, so that its prompt is worth building."""
-        path = calls_file(self._folder, window_end_ms)
-        if path != self._day:
-            self._load(path)
-        return (symbol, window_end_ms) in self._windows
-
-    def find(self, context_hash: str) -> CallRecord | None:
-        """The answer to a context of the day last looked at."""
-        return self._answers.get(context_hash)
-
-    def _load(self, path: Path) -> None:
-        self._day, self._answers, self._windows = path, {}, set()
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise storage_error("cannot read", path, error) from error
-        for line in content.split(b"\n"):
-            if not line.strip():
-                continue
-            try:
-                record = msgspec.json.decode(line, type=CallRecord)
-            except msgspec.DecodeError:
-                self.unreadable_lines += 1
-                continue
-            if record.outcome is Outcome.ANSWERED:
-                self._answers[record.context_hash] = record
-                self._windows.add((record.symbol, record.window_end_ms))

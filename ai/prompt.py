@@ -97,7 +97,6 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         shown: Every number in the data, by name, as shown.
         price: Last price, unrounded.
         context_hash: Of template version, symbol, window and data.
-        prompt_hash: Of the messages.
         tokens: Upper estimate of what the messages cost.
     """
 
@@ -107,7 +106,6 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     shown: Shown
     price: float
     context_hash: str
-    prompt_hash: str
     tokens: int
 
 
@@ -140,7 +138,6 @@ def build_prompt(row: FeatureRow, context: MarketContext) -> Prompt:
         shown=shown,
         price=price,
         context_hash=_digest(identity),
-        prompt_hash=_digest(messages),
         tokens=estimate_tokens(messages),
     )
 
@@ -156,6 +153,11 @@ def estimate_tokens(messages: tuple[Message, ...]) -> int:
     prose = sum(len(m.content) for m in messages if m.role == "system")
     data = sum(len(m.content) for m in messages if m.role != "system")
     return int(prose / 3.5 + data / 2.0) + 8 * len(messages)
+
+
+def messages_hash(messages: tuple[Message, ...]) -> str:
+    """Of a prompt as it is sent."""
+    return _digest(messages)
 
 
 def template_hash() -> str:

@@ -25,6 +25,7 @@ from ai.prompt import (
 )
 from domain.events import Action
 
+MAX_REPLY_CHARS = 16_384
 _SUM_TOLERANCE = 0.02
 _FENCE = re.compile(r"\A\s*```(?:json)?\s*\n(.*)\n\s*```\s*\Z", re.DOTALL)
 _CONTROL = re.compile(r"[^\S ]+|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+")
@@ -103,6 +104,8 @@ def read_reply(completion: Completion, prompt: Prompt) -> Reading | Rejected:
 
 def check_text(text: str, prompt: Prompt) -> Reading | Rejected:
     """Check the text of a reply against the question."""
+    if len(text) > MAX_REPLY_CHARS:
+        return Rejected(Outcome.WRONG_SHAPE, "it is too long")
     fenced = _FENCE.match(text)
     try:
         reply = Reply.model_validate_json(fenced[1] if fenced else text)

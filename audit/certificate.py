@@ -143,22 +143,29 @@ def certify(
 
     Args:
         symbol: Whose.
-        hours: Start of each hour that is to be whole, ms → its rows by kind and source.
+        hours: Start of each hour that is to be whole, ms → its rows by kind and source. Hours that
+            lie in a hole are added.
         holes: The symbol's holes with their positions in the report.
         ledger: All gaps the ledger has of the symbol, repaired ones too.
     """
     holes, ledger = list(holes), list(ledger)
     found = []
-    for start_ms in sorted(hours):
+    in_holes = {
+        start_ms
+        for _, hole in holes
+        for start_ms in range(hole.from_ms - hole.from_ms % HOUR_MS, hole.until_ms, HOUR_MS)
+    }
+    for start_ms in sorted(in_holes | hours.keys()):
+        rows = hours.get(start_ms, {})
         inside = [place for place, hole in holes if hole.touches(start_ms, start_ms + HOUR_MS)]
-        sources = _repairs(start_ms, hours[start_ms].get("trades", {}), ledger)
+        sources = _repairs(start_ms, rows.get("trades", {}), ledger)
         status = Status.HOLED if inside else Status.REPAIRED if sources else Status.WHOLE
         found.append(
             Hour(
                 symbol=symbol,
                 start_ms=start_ms,
                 status=status,
-                rows=hours[start_ms],
+                rows=rows,
                 repaired_from=sorted(sources),
                 holes=inside,
             )

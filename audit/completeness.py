@@ -14,81 +14,22 @@ import msgspec
 import numpy as np
 
 from audit.certificate import HOUR_MS, Hole, Hour, Repair, certify, known_hole
-from audit.id_gaps import IdGaps
-from audit.minute_bars import MINUTE_MS, PRICES, SUMS, BarDifference, MinuteBars, Trades
+from audit.minute_bars import MINUTE_MS
+from audit.month_scan import MonthAudit, MonthRows, MonthScan
+from audit.trade_holes import trade_holes
 from domain.events import GapState
-from lake.columns import numpy_of
-from lake.gap_ledger import Gap, read_gaps
-from lake.historical_files import (
-    AboutMonth,
-    HistoryKind,
-    about_month,
-    month_bounds_ms,
-    month_path,
-    months_of,
-)
-from lake.part_files import DamagedFile, date_of, date_start_ms
+from lake.gap_ledger import read_gaps
+from lake.historical_files import months_of
+from lake.part_files import date_of
 from lake.paths import DAY_MS, LakePaths
-from lake.sequence import HISTORICAL, TRUST, Piece, Wanted, stored_pieces, trust_ranks, woven
+from lake.sequence import HISTORICAL
 from lake.stream_files import stream_dates
 
-STRETCH_MS: Final = 6 * HOUR_MS
-"""Trades in memory at a time: 2.5 million in the busiest hours seen, about 300 MiB with all copies."""
 FIRST_ID: Final = 1
 """A market whose ids begin no higher has no earlier trades."""
 QUIET_MS: Final = HOUR_MS
 """No trade for so long before the first one known, or after the last, is taken for a hole."""
-NEVER: Final = 1 << 62
-UNKNOWN_CAUSE: Final = "not in the ledger"
-SOURCES: Final = (*TRUST, "other")
 _MOST_DIFFERENCES: Final = 20
-_COLUMNS: Final = (
-    *("agg_trade_id", "price", "quantity", "first_trade_id", "last_trade_id"),
-    *("transact_time_ms", "is_buyer_maker"),
-)
-
-
-class MonthAudit(msgspec.Struct, kw_only=True):
-    """What was found in one month of one symbol. Counts; ``None`` where there is nothing to count.
-
-    Attributes:
-        symbol, month: Of whom and when (``YYYY-MM``, UTC).
-        trades: Trades of the sequence, each id once.
-        sources: Those by where they come from.
-        first_id, last_id: Ids of the first and last trade.
-        missing_ids: Ids of gaps that begin in the month; ``missing_ranges`` of them.
-        duplicated_ids: Rows whose id another row of the recording (or of the archive's month) has.
-        disordered_ids: Rows behind one with a higher id in their file.
-        archive_duplicates, archive_disordered: The same of the downloaded archives, before their
-            rows were sorted and made unique.
-        minutes: Minutes that are to be whole, by trades or klines.
-        zero_trade_minutes: Minutes proven to have had no trade.
-        missing_minutes: Minutes with no trade that had some, or may have had.
-        klines, missing_klines: Official bars, and minutes that lack theirs.
-        compared_bars, differing_bars: Bars rebuilt from trades that could be compared.
-        differences: The first columns that differ.
-    """
-
-    symbol: str
-    month: str
-    trades: int = 0
-    sources: dict[str, int] = {}
-    first_id: int | None = None
-    last_id: int | None = None
-    missing_ids: int = 0
-    missing_ranges: int = 0
-    duplicated_ids: int = 0
-    disordered_ids: int = 0
-    archive_duplicates: int | None = None
-    archive_disordered: int | None = None
-    minutes: int = 0
-    zero_trade_minutes: int = 0
-    missing_minutes: int = 0
-    klines: int | None = None
-    missing_klines: int | None = None
-    compared_bars: int = 0
-    differing_bars: int = 0
-    differences: list[BarDifference] = []
 
 
 class SymbolAudit(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,27 +39,6 @@ class SymbolAudit(msgspec.Struct, frozen=True, kw_only=True):
     months: list[MonthAudit]
     holes: list[Hole]
     hours: list[Hour]
-
-
-class _Month(msgspec.Struct, kw_only=True):
-    """One month at work. Arrays are over its minutes."""
-
-    audit: MonthAudit
-    start_ms: int
-    end_ms: int
-    bars: MinuteBars
-    hourly: dict[int, dict[str, int]]  # hour → source → trades
-    trades_about: AboutMonth | None
-    klines_about: AboutMonth | None
-    klines: dict[str, np.ndarray] | None  # NaN, and a trade_count of -1, where there is no bar
-
-    @property
-    def has_bar(self) -> np.ndarray:
-        """bool[minutes]: which official bars are there."""
-        if self.klines is None:
-            return np.zeros(self.bars.minutes, np.bool_)
-        found: np.ndarray = self.klines["trade_count"] >= 0
-        return found
 
 
 def held_months(paths: LakePaths, symbol: str) -> list[str]:
@@ -149,159 +69,36 @@ def audit_symbol(
     """
     ledger = [gap for gap in read_gaps(paths.gaps, "recorder") if gap.symbol == symbol]
     unresolved = [gap for gap in ledger if gap.state is not GapState.REPAIRED]
-    scan = _Scan(paths, symbol, now_ms)
+    scan = MonthScan(paths, symbol, now_ms)
     done = [scan.month(month, functools.partial(on_progress, month)) for month in months]
-    holes = _trade_holes(scan, done, unresolved)
+    bounds_ms = (done[0].start_ms, min(done[-1].end_ms, now_ms)) if done else (0, 0)
+    holes = trade_holes(symbol, scan.ids, unresolved, bounds_ms) + _edge_holes(scan, done)
+    _count_gaps(scan, done)
     for at_work in done:
         holes += _kline_holes(scan, at_work, is_first=at_work is done[0])
         _count_minutes(scan, at_work)
     holes = sorted(
         (known_hole(hole, unresolved, now_ms) for hole in holes), key=lambda hole: hole.from_ms
     )
-    hours = {hour: rows for at_work in done for hour, rows in _hours(scan, at_work).items()}
+    hours: dict[int, dict[str, dict[str, int]]] = {}
+    for at_work in done:
+        hours |= _hours(scan, at_work, is_first=at_work is done[0])
     return SymbolAudit(
         symbol=symbol,
-        months=[at_work.audit for at_work in done],
+        months=[at_work.audit for at_work in done if hours],
         holes=holes,
         hours=certify(symbol, hours, enumerate(holes), ledger),
     )
 
 
-class _Scan:
-    """Reads the months one after another; knows which ids they lack in all."""
-
-    def __init__(self, paths: LakePaths, symbol: str, now_ms: int) -> None:
-        self.paths = paths
-        self.symbol = symbol
-        self.now_ms = now_ms
-        self.ids = IdGaps()
-        self.expected_ms: list[tuple[int, int]] = []  # by the archive's months
-
-    def month(self, month: str, on_progress: Callable[[float], None]) -> _Month:
-        start_ms, end_ms = month_bounds_ms(month)
-        trades_about, is_archived = self._about("aggTrades", month)
-        klines_about, has_klines = self._about("klines", month)
-        found = _Month(
-            audit=MonthAudit(symbol=self.symbol, month=month),
-            start_ms=start_ms,
-            end_ms=end_ms,
-            bars=MinuteBars(start_ms, end_ms),
-            hourly={},
-            trades_about=trades_about,
-            klines_about=klines_about,
-            klines=self._klines(start_ms, end_ms) if has_klines else None,
-        )
-        if is_archived:
-            self.expected_ms.append((start_ms, self.archive_end_ms(trades_about, end_ms)))
-        for at_ms in range(start_ms, min(end_ms, self.now_ms), STRETCH_MS):
-            self._stretch(found, at_ms)
-            on_progress((at_ms + STRETCH_MS - start_ms) / (end_ms - start_ms))
-        return found
-
-    def archive_end_ms(self, about: AboutMonth | None, end_ms: int) -> int:
-        """Up to when the archives in a month's file reach."""
-        days = [part.period for part in about.parts] if about is not None else []
-        if days and all(len(day) > 7 for day in days):
-            end_ms = date_start_ms(max(days)) + DAY_MS
-        return min(end_ms, self.now_ms)
-
-    def _about(self, kind: HistoryKind, month: str) -> tuple[AboutMonth | None, bool]:
-        """What the month's file says of itself, and whether there is one."""
-        path = month_path(self.paths, self.symbol, kind, month)
-        try:
-            return about_month(path), path.exists()
-        except DamagedFile:  # whoever reads its rows decides whether it can be read
-            return None, True
-
-    def _klines(self, start_ms: int, end_ms: int) -> dict[str, np.ndarray]:
-        columns = ("open_time_ms", *PRICES, *SUMS, "trade_count")
-        wanted = Wanted.of("klines", self.symbol, start_ms, end_ms, columns)
-        table = woven(wanted, stored_pieces(self.paths, wanted))
-        at = (numpy_of(table.column("open_time_ms")) - start_ms) // MINUTE_MS
-        minutes = (end_ms - start_ms) // MINUTE_MS
-        found = {name: np.full(minutes, np.nan) for name in (*PRICES, *SUMS)}
-        found["trade_count"] = np.full(minutes, -1, np.int64)
-        for name, values in found.items():
-            values[at] = numpy_of(table.column(name))
-        return found
-
-    def _stretch(self, month: _Month, start_ms: int) -> None:
-        wanted = Wanted.of("trades", self.symbol, start_ms, start_ms + STRETCH_MS, _COLUMNS)
-        pieces = stored_pieces(self.paths, wanted)
-        table = woven(wanted, pieces)
-        if not table.num_rows:
-            return
-        self._count_disorder(month.audit, pieces)
-        values = {name: numpy_of(table.column(name)) for name in _COLUMNS}
-        ids, times_ms = values["agg_trade_id"], values["transact_time_ms"]
-        audit = month.audit
-        audit.trades += len(ids)
-        audit.first_id = int(ids[0]) if audit.first_id is None else audit.first_id
-        audit.last_id = int(ids[-1])
-        self.ids.add(ids, times_ms)
-        month.bars.add(
-            Trades(
-                ids=ids,
-                times_ms=times_ms,
-                prices=values["price"],
-                quantities=values["quantity"],
-                fills=values["last_trade_id"] - values["first_trade_id"] + 1,
-                is_buyer_maker=values["is_buyer_maker"],
-            )
-        )
-        _count_sources(month, times_ms // HOUR_MS, trust_ranks(table))
-
-    def _count_disorder(self, audit: MonthAudit, pieces: list[Piece]) -> None:
-        """Of the recording and of the archive's month each by itself: that both have a trade is fine."""
-        archived = self.paths.historical(self.symbol)
-        for is_archive in (False, True):
-            files = [
-                numpy_of(piece.table.column("agg_trade_id"))
-                for piece in pieces
-                if (piece.path.parent == archived) is is_archive
-            ]
-            if not files:
-                continue
-            for ids in files:
-                audit.disordered_ids += int((ids < np.maximum.accumulate(ids)).sum())
-            every = np.concatenate(sorted(files, key=lambda ids: int(ids[0])))
-            if not (every[1:] > every[:-1]).all():
-                audit.duplicated_ids += len(every) - len(np.unique(every))
-
-
-def _count_sources(month: _Month, hours: np.ndarray, ranks: np.ndarray) -> None:
-    found, counts = np.unique(hours * len(SOURCES) + ranks, return_counts=True)
-    for code, count in zip(found.tolist(), counts.tolist(), strict=True):
-        hour, rank = divmod(code, len(SOURCES))
-        hourly = month.hourly.setdefault(hour * HOUR_MS, {})
-        hourly[SOURCES[rank]] = count
-        month.audit.sources[SOURCES[rank]] = month.audit.sources.get(SOURCES[rank], 0) + count
-
-
-def _trade_holes(scan: _Scan, months: list[_Month], unresolved: list[Gap]) -> list[Hole]:
-    """Ids between two trades, what is missing at both ends, and what only the ledger knows."""
-    holes = [
-        Hole(
-            kind="trades",
-            symbol=scan.symbol,
-            from_ms=gap.from_ms,
-            until_ms=gap.until_ms,
-            first_id=gap.first_id,
-            last_id=gap.last_id,
-            missing_count=gap.count,
-            cause=UNKNOWN_CAUSE,
-            repair=Repair.ARCHIVE,
-        )
-        for gap in scan.ids.found()
-    ]
+def _count_gaps(scan: MonthScan, months: list[MonthRows]) -> None:
     for at_work in months:
         begun = [g for g in scan.ids.found() if at_work.start_ms <= g.from_ms < at_work.end_ms]
         at_work.audit.missing_ids = sum(gap.count for gap in begun)
         at_work.audit.missing_ranges = len(begun)
-    return holes + _edge_holes(scan, months) + _holes_of_ledger(scan, unresolved)
 
 
-def _edge_holes(scan: _Scan, months: list[_Month]) -> list[Hole]:
+def _edge_holes(scan: MonthScan, months: list[MonthRows]) -> list[Hole]:
     """Before the first trade and after the last one no id tells; the official bars do, or the clock."""
     ids, spans = scan.ids, scan.expected_ms
     edges: list[tuple[int, int]] = []
@@ -327,7 +124,7 @@ def _edge_holes(scan: _Scan, months: list[_Month]) -> list[Hole]:
     return holes
 
 
-def _unproven_silence_ms(months: list[_Month], start_ms: int, end_ms: int) -> int:
+def _unproven_silence_ms(months: list[MonthRows], start_ms: int, end_ms: int) -> int:
     """How much of a time without trades is not proven to have had none; all, if bars had trades."""
     silent_ms = max(0, end_ms - start_ms)
     for at_work in months:
@@ -342,35 +139,7 @@ def _unproven_silence_ms(months: list[_Month], start_ms: int, end_ms: int) -> in
     return silent_ms
 
 
-def _holes_of_ledger(scan: _Scan, unresolved: list[Gap]) -> list[Hole]:
-    """What the recorder knows to be missing where no id of a trade can show it."""
-    ids = scan.ids
-    holes = []
-    for gap in unresolved:
-        if gap.kind != "trades" or gap.from_ms is None:
-            continue
-        if ids.first_ms is not None and ids.last_ms is not None:
-            is_proven = gap.from_ms >= ids.first_ms and (gap.until_ms or NEVER) <= ids.last_ms
-            is_later = gap.first_id is not None and gap.first_id > (ids.last_id or 0)
-            if is_proven or (gap.first_id is not None and not is_later):
-                continue
-        holes.append(
-            Hole(
-                kind="trades",
-                symbol=scan.symbol,
-                from_ms=gap.from_ms,
-                until_ms=scan.now_ms if gap.until_ms is None else gap.until_ms,
-                first_id=gap.first_id,
-                last_id=gap.last_id,
-                missing_count=gap.missing_count,
-                cause=gap.cause,
-                repair=Repair.REST,
-            )
-        )
-    return holes
-
-
-def _kline_holes(scan: _Scan, month: _Month, *, is_first: bool) -> list[Hole]:
+def _kline_holes(scan: MonthScan, month: MonthRows, *, is_first: bool) -> list[Hole]:
     """Runs of minutes without an official bar."""
     if month.klines is None:
         return []
@@ -395,7 +164,7 @@ def _kline_holes(scan: _Scan, month: _Month, *, is_first: bool) -> list[Hole]:
     ]
 
 
-def _klines_expected_ms(scan: _Scan, month: _Month, *, is_first: bool) -> tuple[int, int]:
+def _klines_expected_ms(scan: MonthScan, month: MonthRows, *, is_first: bool) -> tuple[int, int]:
     start_ms, end_ms = month.start_ms, scan.archive_end_ms(month.klines_about, month.end_ms)
     bars = np.flatnonzero(month.has_bar)
     if is_first and len(bars):
@@ -408,7 +177,7 @@ def _klines_expected_ms(scan: _Scan, month: _Month, *, is_first: bool) -> tuple[
     return start_ms, max(start_ms, end_ms - end_ms % MINUTE_MS)
 
 
-def _trades_expected_ms(scan: _Scan, month: _Month) -> tuple[int, int]:
+def _trades_expected_ms(scan: MonthScan, month: MonthRows) -> tuple[int, int]:
     """The part of a month in which trades ought to be there; empty if in none."""
     starts = [start for start, _ in scan.expected_ms]
     ends = [end for _, end in scan.expected_ms]
@@ -423,7 +192,7 @@ def _trades_expected_ms(scan: _Scan, month: _Month) -> tuple[int, int]:
     return start_ms, max(start_ms, min(month.end_ms, max(ends)))
 
 
-def _count_minutes(scan: _Scan, month: _Month) -> None:
+def _count_minutes(scan: MonthScan, month: MonthRows) -> None:
     """Tell silent minutes from missing ones, and compare the bars of those that are whole."""
     start_ms, end_ms = _trades_expected_ms(scan, month)
     bars, minutes = month.bars, month.bars.minutes
@@ -454,7 +223,9 @@ def _count_minutes(scan: _Scan, month: _Month) -> None:
         audit.differences = differences[:_MOST_DIFFERENCES]
 
 
-def _hours(scan: _Scan, month: _Month) -> dict[int, dict[str, dict[str, int]]]:
+def _hours(
+    scan: MonthScan, month: MonthRows, *, is_first: bool
+) -> dict[int, dict[str, dict[str, int]]]:
     """Hours in which something ought to be there, with their rows by kind and source."""
     start_ms, end_ms = _trades_expected_ms(scan, month)
     found: dict[int, dict[str, dict[str, int]]] = {
@@ -463,10 +234,10 @@ def _hours(scan: _Scan, month: _Month) -> dict[int, dict[str, dict[str, int]]]:
     for hour, sources in month.hourly.items():
         found.setdefault(hour, {})["trades"] = sources
     if month.klines is not None:
-        end_ms = scan.archive_end_ms(month.klines_about, month.end_ms)
+        begin_ms, end_ms = _klines_expected_ms(scan, month, is_first=is_first)
         counts = month.has_bar.reshape(-1, HOUR_MS // MINUTE_MS).sum(axis=1).tolist()
         for number, count in enumerate(counts):
             hour = month.start_ms + number * HOUR_MS
-            if count or hour < end_ms:
+            if count or begin_ms < hour + HOUR_MS <= end_ms + HOUR_MS - 1:
                 found.setdefault(hour, {})["klines"] = {HISTORICAL: count} if count else {}
     return found

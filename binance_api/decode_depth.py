@@ -67,37 +67,32 @@ def decode_depth(
     The JSON of every frame is checked, of its numbers only the best levels': ``read_levels`` has the rest.
     """
     rejections: list[Rejection] = []
-    made: list[DepthTop | str]
     finer: list[tuple[str, int, int]] = []
     if market is Market.SPOT:
         spot = decode_frames(payloads, receive_time_ns, _spot_batch, _spot_one, rejections)
+        streams = [frame.stream for frame in spot.frames]
         made = [
             _spot_top(frame, payload, stamp, symbol_index)
             for frame, payload, stamp in zip(spot.frames, spot.payloads, spot.stamps, strict=True)
         ]
-        sources = zip([f.stream for f in spot.frames], spot.payloads, spot.stamps, strict=True)
     else:
         um = decode_frames(payloads, receive_time_ns, _um_batch, _um_one, rejections)
+        streams = [frame.stream for frame in um.frames]
         made = [
             _top(frame, payload, stamp, symbol_index)
             for frame, payload, stamp in zip(um.frames, um.payloads, um.stamps, strict=True)
         ]
-        sources = zip([f.stream for f in um.frames], um.payloads, um.stamps, strict=True)
         finer = [
             (f.stream, f.data.transact_time_ms or 0, f.data.event_time_ms)
             for f in um.frames
             if f.data.event_time_ms >= FINER_THAN_MS
             or (f.data.transact_time_ms or 0) >= FINER_THAN_MS
         ]
-    tops: list[DepthTop] = []
-    streams: set[str] = set()
-    for top, (stream, payload, stamp) in zip(made, sources, strict=True):
-        if isinstance(top, str):
-            rejections.append(Rejection(top, payload, stamp, symbol_of(stream)))
-        else:
-            tops.append(top)
-            streams.add(stream)
-    return DecodedDepth(tops, rejections, streams, finer_times(finer) if finer else [])
+    tops = [top for top in made if isinstance(top, DepthTop)]
+    rejections += [fault for fault in made if isinstance(fault, Rejection)]
+    if len(tops) < len(made):
+        streams = [s for s, top in zip(streams, made, strict=True) if isinstance(top, DepthTop)]
+    return DecodedDepth(tops, rejections, set(streams), finer_times(finer) if finer else [])
 
 
 def read_levels(top: DepthTop, market: Market = Market.UM) -> DepthSnapshot | None:
@@ -122,22 +117,23 @@ def read_levels(top: DepthTop, market: Market = Market.UM) -> DepthSnapshot | No
 
 def _top(
     frame: RawDepthFrame, payload: bytes, stamp: int, symbol_index: dict[str, int]
-) -> DepthTop | str:
-    """A frame's head, or what is wrong with it."""
+) -> DepthTop | Rejection:
     message = frame.data
-    if message.symbol not in symbol_index or _symbol_of(frame.stream) != message.symbol:
-        return "wrong symbol"
-    if message.transact_time_ms is None:
-        return "depth without transaction time"
-    time_ms = in_ms(message.transact_time_ms)
+    symbol, time_ms = message.symbol, message.transact_time_ms
+    named = _symbol_of(frame.stream)
+    if symbol not in symbol_index or named != symbol:
+        return Rejection("wrong symbol", payload, stamp, named)
+    if time_ms is None:
+        return Rejection("depth without transaction time", payload, stamp, symbol)
+    time_ms = in_ms(time_ms)
     if not FIRST_MS <= time_ms < LAST_MS:
-        return "impossible id or time"
+        return Rejection("impossible id or time", payload, stamp, symbol)
     try:
         bid, ask = _best(message.bids), _best(message.asks)
     except UNDECODABLE as error:
-        return f"unparsable: {error}"
+        return Rejection(f"unparsable: {error}", payload, stamp, symbol)
     return DepthTop(
-        message.symbol,
+        symbol,
         in_ms(message.event_time_ms),
         time_ms,
         stamp,
@@ -152,15 +148,15 @@ def _top(
 
 def _spot_top(
     frame: RawSpotDepthFrame, payload: bytes, stamp: int, symbol_index: dict[str, int]
-) -> DepthTop | str:
+) -> DepthTop | Rejection:
     symbol = _symbol_of(frame.stream)
     if symbol not in symbol_index:
-        return "wrong symbol"
+        return Rejection("wrong symbol", payload, stamp, symbol)
     message, time_ms = frame.data, stamp // 1_000_000
     try:
         bid, ask = _best(message.bids), _best(message.asks)
     except UNDECODABLE as error:
-        return f"unparsable: {error}"
+        return Rejection(f"unparsable: {error}", payload, stamp, symbol)
     update_id = message.final_update_id
     return DepthTop(symbol, time_ms, time_ms, stamp, update_id, update_id, None, bid, ask, payload)
 

@@ -1,6 +1,6 @@
 """Rows taken from the recorder → Parquet, each exactly once. Blocks: for one worker thread.
 
-Consumes ``Rows``, produces whole files and the frames that turned out faulty. What a failed or dead
+Consumes ``Rows``, produces whole files, and tells the frames that turned out faulty. What a failed or dead
 attempt may have written already is looked up by what identifies a row (trade id; receipt and update
 id of a frame) and left out, so that a write can be tried again at any point.
 """
@@ -53,12 +53,13 @@ class Batch(msgspec.Struct):
     payload_bytes: int
     rows: Rows | None  # None: made into tables
     tables: list[tuple[Kind, pa.Table]] = []
+    faulty: list[DepthTop] = []  # frames with a faulty level, which are not written
     is_suspect: bool = False  # an attempt that failed or died may have written some of it
 
-    @property
-    def is_written(self) -> bool:
-        """Whether nothing of it is left to write."""
-        return self.rows is None and not self.tables
+    @classmethod
+    def of(cls, segment: int, rows: Rows, *, is_suspect: bool = False) -> Batch:
+        """All rows of a segment."""
+        return cls(segment, rows.frame_count, rows.payload_bytes, rows, is_suspect=is_suspect)
 
 
 class StreamWriter:
@@ -82,37 +83,34 @@ class StreamWriter:
         self._counts = dict.fromkeys(("files", "trades", "depth", "already_stored", "bytes"), 0)
         self._seconds = 0.0
 
-    def write(self, batch: Batch) -> list[DepthTop]:
+    def write(self, batch: Batch) -> None:
         """Write what is left of a batch.
-
-        Returns:
-            Frames with a faulty level, which are not written.
 
         Raises:
             StorageError: The disk refused; call again with the same batch.
         """
         began = time.perf_counter()
-        faulty: list[DepthTop] = []
         try:
             if batch.rows is not None:
-                batch.tables, faulty = self._tables(batch.rows)
+                batch.tables, batch.faulty = self._tables(batch.rows)
                 batch.rows = None
             while batch.tables:
                 kind, table = batch.tables[0]
-                if batch.is_suspect:
-                    table = self._without_stored(kind, table)
-                batch.is_suspect = True  # until this one is through
-                written = write_stream_file(
-                    self._paths, kind, table, metadata=METADATA, hook=self._hook
+                self._write_table(
+                    kind, self._without_stored(kind, table) if batch.is_suspect else table
                 )
-                batch.is_suspect = False
                 del batch.tables[0]
-                self._counts["files"] += len(written)
-                self._counts[kind] += table.num_rows
-                self._counts["bytes"] += sum(path.stat().st_size for path in written)
+        except BaseException:
+            batch.is_suspect = True
+            raise
         finally:
             self._seconds += time.perf_counter() - began
-        return faulty
+
+    def _write_table(self, kind: Kind, table: pa.Table) -> None:
+        written = write_stream_file(self._paths, kind, table, metadata=METADATA, hook=self._hook)
+        self._counts["files"] += len(written)
+        self._counts[kind] += table.num_rows
+        self._counts["bytes"] += sum(path.stat().st_size for path in written)
 
     def _tables(self, rows: Rows) -> tuple[list[tuple[Kind, pa.Table]], list[DepthTop]]:
         """One table per kind and date, and the frames that are in none."""

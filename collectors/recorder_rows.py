@@ -334,6 +334,22 @@ class StreamRows:
             )
         return found
 
+    def last_trade_id(self, symbol: str) -> int | None:
+        """The highest id received."""
+        return self.validator.sequences[self.index[symbol]].max_id
+
+    def last_update_id(self, symbol: str) -> int | None:
+        """The last update of the book received."""
+        return self._last_depth.get(symbol, (None, 0))[0]
+
+    def market_ms(self) -> int:
+        """The exchange's time of the newest frame, UTC ms; before the first one the wall clock's."""
+        newest = max(
+            max((sequence.last_ms for sequence in self.validator.sequences), default=0),
+            max((time_ms for _, time_ms in self._last_depth.values()), default=0),
+        )
+        return newest or self._wall_ns() // 1_000_000
+
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts since the start; what waits to be taken."""
         return {**self._counts, "rows_waiting": self.row_count}

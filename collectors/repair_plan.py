@@ -12,7 +12,6 @@ from typing import Final
 
 import msgspec
 
-from binance_api.endpoints import AGG_TRADES_REACH_MS
 from domain.events import GapState
 from lake.gap_ledger import Gap
 from lake.part_files import date_of, date_start_ms
@@ -24,6 +23,8 @@ DAILY_AFTER_MS: Final = 8 * 3_600_000
 MONTHLY_AFTER_MS: Final = DAY_MS
 ARCHIVE_PATIENCE_MS: Final = 45 * DAY_MS
 """An archive that is not there so long after the end of its month will never be."""
+
+_NO_END: Final = 2**62
 
 
 class Turn(enum.StrEnum):
@@ -48,9 +49,11 @@ def has_extent(gap: Gap) -> bool:
     return gap.last_id is not None if gap.first_id is not None else gap.until_ms is not None
 
 
-def is_beyond_rest(gap: Gap, now_ms: int) -> bool:
-    """Whether REST cannot have any of it any more."""
-    return gap.until_ms is not None and gap.until_ms < now_ms - AGG_TRADES_REACH_MS
+def is_beyond_rest(gap: Gap, now_ms: int, reach_ms: int | None) -> bool:
+    """Whether REST, which reaches back so far (``None``: to the beginning), has nothing of it."""
+    if reach_ms is None or gap.until_ms is None:
+        return False
+    return gap.until_ms <= now_ms - reach_ms
 
 
 def archive_until_ms(until_ms: int) -> int:
@@ -127,8 +130,8 @@ def missing_of(gaps: Iterable[Gap]) -> Missing:
 
 def _ids_of(gaps: Iterable[Gap]) -> Iterator[Span]:
     for gap in gaps:
-        if gap.first_id is not None and gap.last_id is not None:
-            yield gap.first_id, gap.last_id
+        if gap.first_id is not None:
+            yield gap.first_id, _NO_END if gap.last_id is None else gap.last_id
 
 
 def retry_s(failures: int, first_s: float, cap_s: float) -> float:

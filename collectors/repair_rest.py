@@ -13,12 +13,14 @@ from typing import Final, Protocol
 import msgspec
 import numpy as np
 
+from domain.market import TRADE_DTYPE
 from lake.gap_ledger import Gap
 from lake.repaired_rows import Span, runs_of
 
 PAGE: Final = 1_000
 """Rows of one aggTrades request, the exchange's maximum."""
 _ASK_AGAIN_S: Final = 0.5
+_HOUR_MS: Final = 3_600_000
 
 
 class TradePage(Protocol):
@@ -118,27 +120,30 @@ async def _page(
 
 
 async def time_pages(
-    history: TradeHistory, symbol: str, start_ms: int, end_ms: int | None
+    history: TradeHistory, symbol: str, start_ms: int, end_ms: int
 ) -> AsyncIterator[Page]:
-    """The trades with ``start_ms <= T < end_ms``; nothing is proven in ids.
-
-    The last page says by ``is_end`` whether the end was reached: by a trade behind it.
+    """The trades with ``start_ms <= T < end_ms``, a time that is over; nothing is proven in ids.
 
     Raises:
         ExchangeError: As ``id_pages``.
     """
-    reply = await history.agg_trades(symbol, start_ms=start_ms, limit=PAGE)
-    rows, is_last = reply.value, len(reply.value) + reply.rejected_count < PAGE
+    rows, is_last = _none(), True
+    for begin_ms in range(start_ms, end_ms, _HOUR_MS):  # a reply may end an hour after its start
+        reply = await history.agg_trades(symbol, start_ms=begin_ms, limit=PAGE)
+        rows, is_last = reply.value, len(reply.value) + reply.rejected_count < PAGE
+        if len(rows):
+            break
     while True:
         times = rows["transact_time_ms"]
-        is_end = end_ms is not None and bool((times >= end_ms).any())
-        keep = times >= start_ms
-        if end_ms is not None:
-            keep &= times < end_ms
-        yield Page(rows[keep], None, is_end=is_end)
-        if is_end or is_last or not len(rows):
+        is_end = is_last or bool((times >= end_ms).any())
+        yield Page(rows[(times >= start_ms) & (times < end_ms)], None, is_end=is_end)
+        if is_end or not len(rows):
             return
         rows, is_last = await _page(history, symbol, int(rows["agg_trade_id"].max()) + 1, PAGE)
+
+
+def _none() -> np.ndarray:
+    return np.empty(0, dtype=TRADE_DTYPE)
 
 
 def pieces_of(page: Page, gap: Gap) -> list[Piece]:

@@ -22,7 +22,7 @@ class AbsorptionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Of the price impact that a window's flow is compared with.
 
     Attributes:
-        lookback_s: its look-back, s.
+        lookback_s: look-back of the price impact behind absorption, s.
         minimum_bars: 1-second bars with trades needed in it before the first score.
     """
 

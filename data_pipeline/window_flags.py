@@ -34,7 +34,7 @@ class WindowFlagSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         open_jump_bps: distance of a window's open from the close before from which it is a jump, bps.
         return_z: modified z-score beyond which the size of a window's return is an outlier.
-        return_bps: a return smaller than this never is, bps.
+        return_bps: a return smaller than this is never an outlier, bps.
     """
 
     open_jump_bps: float = 20.0

@@ -40,20 +40,13 @@ class WindowBatch(msgspec.Struct, frozen=True):
     origin: Origin
 
 
-class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
-    """Order flow of one symbol in one window; sums and prices exact.
+class TradeSums(msgspec.Struct, frozen=True, kw_only=True):
+    """What one window's trades alone say, exact.
 
-    Volumes, ``delta``, ``cvd`` and whale volumes are base units; names with ``quote`` or
-    ``notional`` are quote units. Empty window: sums 0, ``flow_imbalance`` 0, prices and ratios None.
-    Formulas: docs/reference.md, "Definitions".
+    Volumes, ``delta`` and whale volumes are base units; names with ``quote`` are quote units. Empty
+    window: sums 0, ``flow_imbalance`` 0, prices and ratios None. Formulas: docs/reference.md.
     """
 
-    symbol: str
-    window_start_ms: int
-    window_end_ms: int
-    origin: Origin
-    complete: bool
-    missing_trades: int | None
     trade_count: int
     fill_count: int
     first_agg_id: int | None
@@ -68,9 +61,6 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     buy_volume: Decimal
     sell_volume: Decimal
     delta: Decimal
-    cvd: Decimal
-    cvd_anchor_ms: int
-    cvd_complete: bool
     net_flow_quote: Decimal
     flow_imbalance: Decimal  # (buy - sell) / (buy + sell), 50 digits
     whale_buy_volume: Decimal
@@ -78,6 +68,25 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     whale_delta: Decimal
     whale_count: int
     suspect_count: int
+    participant_volume: tuple[Decimal, ...]  # base volume per notional bucket, smallest first
+    participant_delta: tuple[Decimal, ...]
+
+
+class FlowMetrics(TradeSums, frozen=True, kw_only=True):
+    """Order flow of one symbol in one window: its sums, and what they are beside the past.
+
+    ``cvd`` is base units; names with ``quote`` or ``notional`` are quote units.
+    """
+
+    symbol: str
+    window_start_ms: int
+    window_end_ms: int
+    origin: Origin
+    complete: bool
+    missing_trades: int | None
+    cvd: Decimal
+    cvd_anchor_ms: int
+    cvd_complete: bool
     # --- rolling and statistical measures (finite look-backs; None while warming up) ---
     burst_count: int
     net_flow_quote_1m: Decimal | None
@@ -95,8 +104,6 @@ class FlowMetrics(msgspec.Struct, frozen=True, kw_only=True):
     hill_alpha: float | None
     trade_notional_gini: float | None = None  # 0: all of one size, towards 1: a few hold everything
     round_lot_ratio: float | None = None  # share of trades that are whole round lots
-    participant_volume: tuple[Decimal, ...]  # base volume per notional bucket, smallest first
-    participant_delta: tuple[Decimal, ...]
     arrival_z: float | None
     second_closes: tuple[float | None, ...]  # last price of each second of the window
     second_sides: tuple[int, ...] = ()  # aggressor sign of that trade, 0 without one

@@ -47,4 +47,5 @@ def rules_direction(signals: SignalColumns, rules_source: int | None) -> np.ndar
 
 
 def _sign(values: np.ndarray) -> np.ndarray:
-    return np.sign(np.nan_to_num(values)).astype(np.int8)
+    signs: np.ndarray = np.sign(np.nan_to_num(values)).astype(np.int8)
+    return signs

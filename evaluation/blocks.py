@@ -36,29 +36,28 @@ class Estimate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Blocks(msgspec.Struct, frozen=True):
-    """Which block each signal belongs to; ``index`` is int64[n] in ``range(count)``."""
+    """Which block each signal belongs to: int64[n] in ``range(count)``; blocks without any are none."""
 
     index: np.ndarray
     count: int
+    length_ms: int
 
     @classmethod
     def of(cls, time_ms: np.ndarray, horizon_ms: np.ndarray) -> Blocks:
         """Blocks of two of the longest horizons, longer ones where there would be too many."""
         if not len(time_ms):
-            return cls(np.zeros(0, dtype=np.int64), 0)
+            return cls(np.zeros(0, dtype=np.int64), 0, 0)
         first_ms, last_ms = int(time_ms.min()), int(time_ms.max())
         length_ms = max(2 * int(horizon_ms.max()), -(-(last_ms - first_ms + 1) // MOST_BLOCKS))
         slot = (time_ms - first_ms) // length_ms
         used = np.bincount(slot) > 0
-        return cls((np.cumsum(used) - 1)[slot], int(used.sum()))
+        return cls((np.cumsum(used) - 1)[slot], int(used.sum()), length_ms)
 
     def sums(self, values: np.ndarray) -> np.ndarray:
         """float64[count]: sum of the values of each block."""
         return np.bincount(self.index, weights=values, minlength=self.count)
 
-    def estimate(
-        self, statistic: Callable[..., np.ndarray], *terms: np.ndarray
-    ) -> Estimate | None:
+    def estimate(self, statistic: Callable[..., np.ndarray], *terms: np.ndarray) -> Estimate | None:
         """A statistic of the terms' sums, with its interval.
 
         Args:

@@ -79,6 +79,8 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
 
     def take(self, rows: np.ndarray) -> Self:
         """Some of them, by index or mask."""
+        if rows.dtype == np.bool_:
+            rows = np.flatnonzero(rows)
         return type(self)(**{name: getattr(self, name)[rows] for name in self.__struct_fields__})
 
     @classmethod
@@ -101,13 +103,15 @@ def entry_from_ms(signals: SignalColumns) -> np.ndarray:
     """int64[n]: before this nothing may be entered, UTC."""
     latency_ms = np.ceil(np.nan_to_num(np.maximum(signals.latency_ms, 0.0), posinf=1e12))
     ready_ms = signals.decided_at_ms + latency_ms.astype(np.int64)
-    return np.maximum(ready_ms, signals.window_end_ms)
+    from_ms: np.ndarray = np.maximum(ready_ms, signals.window_end_ms)
+    return from_ms
 
 
 def steps_of(horizon_s: np.ndarray, window_ms: int) -> np.ndarray:
     """int64[n]: windows from entry to exit, at least 1."""
     bounded = np.clip(horizon_s, 1, MAX_HORIZON_S)
-    return -(-bounded * 1_000 // window_ms)
+    steps: np.ndarray = -(-bounded * 1_000 // window_ms)
+    return steps
 
 
 def outcomes_of(
@@ -127,7 +131,7 @@ def outcomes_of(
         rules_source: Code of the source ``rules``, whose directions are a baseline; None: absent.
     """
     count = len(signals)
-    columns = {
+    columns: dict[str, np.ndarray] = {
         "status": np.full(count, Status.NO_WINDOWS, dtype=np.int8),
         "entry_ms": np.zeros(count, dtype=np.int64),
         "steps": np.zeros(count, dtype=np.int32),
@@ -227,5 +231,5 @@ def market_returns(
     entry = np.arange(first, until, stride)
     leave = entry + steps
     moved = prices.move_bps(entry, leave)
-    moved = moved[~prices.has_holes(entry, leave)]
-    return moved[~np.isnan(moved)]
+    found: np.ndarray = moved[~prices.has_holes(entry, leave) & ~np.isnan(moved)]
+    return found

@@ -50,7 +50,8 @@ class SymbolPrices(msgspec.Struct, frozen=True, kw_only=True):
         """bool[k]: a window of ``first[i]..last[i]`` (both included) is missing or incomplete."""
         outside = (first < 0) | (last >= len(self)) | (last < first)
         low, high = np.clip(first, 0, len(self)), np.clip(last + 1, 0, len(self))
-        return outside | (self.hole_count[high] > self.hole_count[low])
+        found: np.ndarray = outside | (self.hole_count[high] > self.hole_count[low])
+        return found
 
     def move_bps(self, first: np.ndarray, last: np.ndarray) -> np.ndarray:
         """float64[k]: simple return between the ends of two windows, 1e-4; NaN where unknown.

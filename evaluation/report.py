@@ -7,14 +7,13 @@ that serialises to JSON. Days are streamed; what stays in memory is about 150 by
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
 import numpy as np
 
 from domain.events import Signal
-from evaluation.blocks import Blocks
 from evaluation.forward_returns import (
     STATUS_TEXT,
     Outcomes,
@@ -26,11 +25,10 @@ from evaluation.forward_returns import (
 )
 from evaluation.prices import PriceDays, SymbolPrices
 from evaluation.reference import MarketSamples, Reference, pairs_of, reference_of
-from evaluation.scores import expected_best_sharpe, holm, probabilistic_sharpe
+from evaluation.scores import holm
+from evaluation.sharpe import Sharpe, sharpes_of
 from evaluation.signal_columns import SignalColumns, Vocabularies, signal_days
 from evaluation.slices import (
-    FEWEST_BLOCKS,
-    FEWEST_CALLS,
     Decisions,
     SliceReport,
     Verdict,
@@ -71,20 +69,6 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
     holds: list[int]
 
 
-class Sharpe(msgspec.Struct, frozen=True, kw_only=True):
-    """Gain after costs per ``period_s`` over its deviation, not annualised.
-
-    ``deflated``: probability that it is above zero for real, given its skew and kurtosis and that it is
-    one of ``trials`` variants (source, model, template) that were tried.
-    """
-
-    value: float
-    period_s: float
-    periods: int
-    trials: int
-    deflated: float | None
-
-
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
     """One source: its scores, its baselines, and what its plots show."""
 
@@ -109,19 +93,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = REPORT_VERSION
     generated_at_ms: int
-    first_ms: int | None
-    last_ms: int | None
     window_ms: int | None
     fee_bps: float
-    symbols: list[str]
-    signals: int
-    scored: int
-    left_out: dict[str, int]
-    without_spread: int
-    entry_delay_s: float | None
-    sources: list[SourceReport]
-    slices: list[SliceReport]
-    slices_tested: int
+    first_ms: int | None = None
+    last_ms: int | None = None
+    symbols: list[str] = []
+    signals: int = 0
+    scored: int = 0
+    left_out: dict[str, int] = {}
+    without_spread: int = 0
+    entry_delay_s: float | None = None
+    sources: list[SourceReport] = []
+    slices: list[SliceReport] = []
+    slices_tested: int = 0
 
 
 def build_report(
@@ -133,37 +117,22 @@ def build_report(
         StorageError: The system refused to read a file.
     """
     texts = Vocabularies()
-    found, reference_samples, window_ms = _collect(features, signals, texts, options)
-    generated_at_ms = time.time_ns() // 1_000_000
+    found, samples, window_ms = _collect(features, signals, texts, options)
+    empty = Report(
+        generated_at_ms=time.time_ns() // 1_000_000, window_ms=window_ms, fee_bps=options.fee_bps
+    )
     if found is None:
-        return Report(
-            generated_at_ms=generated_at_ms,
-            first_ms=None,
-            last_ms=None,
-            window_ms=window_ms,
-            fee_bps=options.fee_bps,
-            symbols=[],
-            signals=0,
-            scored=0,
-            left_out={},
-            without_spread=0,
-            entry_delay_s=None,
-            sources=[],
-            slices=[],
-            slices_tested=0,
-        )
+        return empty
     scored = found.take(found.status == Status.SCORED)
     keys, pair = pairs_of(scored)
-    reference = reference_of(reference_samples, keys, pair, scored.return_bps)
+    reference = reference_of(samples, keys, pair, scored.return_bps)
     decisions = Decisions(scored, pair)
     slices = _slices(decisions, reference, texts)
     delay_ms = scored.entry_ms + (window_ms or 0) - scored.window_end_ms
-    return Report(
-        generated_at_ms=generated_at_ms,
+    return msgspec.structs.replace(
+        empty,
         first_ms=int(found.window_end_ms.min()),
         last_ms=int(found.window_end_ms.max()),
-        window_ms=window_ms,
-        fee_bps=options.fee_bps,
         symbols=sorted(texts.symbol.texts[code] for code in np.unique(found.symbol)),
         signals=len(found),
         scored=len(scored),
@@ -240,7 +209,7 @@ def _add_samples(
 def _sources(
     found: Outcomes, decisions: Decisions, reference: Reference, texts: Vocabularies
 ) -> list[SourceReport]:
-    sharpes = _sharpes(decisions)
+    sharpes = sharpes_of(decisions)
     reports = []
     for code in np.unique(found.source):
         name = texts.source.texts[code]
@@ -265,9 +234,7 @@ def _sources(
     return [msgspec.structs.replace(r, summary=judged.get(r.name)) for r in reports]
 
 
-def _slices(
-    decisions: Decisions, reference: Reference, texts: Vocabularies
-) -> list[SliceReport]:
+def _slices(decisions: Decisions, reference: Reference, texts: Vocabularies) -> list[SliceReport]:
     """Each source by model, template, symbol and hour, where there is more than one of them."""
     found = []
     for source in np.unique(decisions.outcomes.source):
@@ -323,49 +290,3 @@ def _histogram(found: Outcomes) -> Histogram:
         calls=np.bincount(index[is_call], minlength=HISTOGRAM_BINS).tolist(),
         holds=np.bincount(index[~is_call], minlength=HISTOGRAM_BINS).tolist(),
     )
-
-
-def _sharpes(decisions: Decisions) -> dict[int, Sharpe]:
-    """Sharpe ratio of each source over periods of two of the longest horizons, deflated."""
-    found = decisions.outcomes
-    blocks = Blocks.of(found.entry_ms, found.horizon_ms)
-    if blocks.count < FEWEST_BLOCKS:
-        return {}
-    period_s = _period_s(blocks, found)
-    variants = np.stack([found.source, found.model, found.template], axis=1)
-    trials = [
-        _ratio(blocks.sums(np.where((variants == variant).all(axis=1), decisions.net_bps, 0.0)))
-        for variant in np.unique(variants, axis=0)
-    ]
-    best = expected_best_sharpe(float(np.var(trials)), len(trials))
-    sharpes = {}
-    for code in np.unique(found.source):
-        own = found.source == code
-        gains = blocks.sums(np.where(own, decisions.net_bps, 0.0))
-        if int((own & (found.direction != 0)).sum()) < FEWEST_CALLS or gains.std() == 0.0:
-            continue
-        z = (gains - gains.mean()) / gains.std()
-        skew, kurtosis = float((z**3).mean()), float((z**4).mean())
-        sharpes[int(code)] = Sharpe(
-            value=_ratio(gains),
-            period_s=period_s,
-            periods=blocks.count,
-            trials=len(trials),
-            deflated=probabilistic_sharpe(_ratio(gains), best, blocks.count, skew, kurtosis),
-        )
-    return sharpes
-
-
-def _ratio(gains: np.ndarray) -> float:
-    deviation = float(gains.std())
-    return float(gains.mean()) / deviation if deviation > 0.0 else 0.0
-
-
-def _period_s(blocks: Blocks, found: Outcomes) -> float:
-    span_ms = int(found.entry_ms.max() - found.entry_ms.min())
-    return max(2.0 * float(found.horizon_ms.max()), span_ms / max(1, blocks.count)) / 1_000.0
-
-
-def names_of(slices: Iterable[SliceReport]) -> list[str]:
-    """The dimensions that occur, in order."""
-    return list(dict.fromkeys(s.dimension for s in slices))

@@ -77,7 +77,9 @@ class Bin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def reliability(confidence: np.ndarray, happened: np.ndarray) -> list[Bin]:
-    """The bins that hold anything, of ``BIN_COUNT`` equal ones over 0–1."""
+    """The bins that hold anything, of ``BIN_COUNT`` equal ones over 0–1; NaN is in none."""
+    known = ~np.isnan(confidence)
+    confidence, happened = confidence[known], happened[known]
     position = np.clip((confidence * BIN_COUNT).astype(np.int64), 0, BIN_COUNT - 1)
     counts = np.bincount(position, minlength=BIN_COUNT)
     said = np.bincount(position, weights=confidence, minlength=BIN_COUNT)
@@ -131,14 +133,14 @@ def rank_correlation(signal: np.ndarray, outcome: np.ndarray) -> float | None:
 
 
 def rank_correlation_t(correlation: float, count: int) -> float | None:
-    """t of a rank correlation of independent pairs."""
+    """Student's t of a rank correlation of independent pairs."""
     if count < 3 or abs(correlation) >= 1.0:
         return None
     return correlation * math.sqrt((count - 2) / (1 - correlation**2))
 
 
 def newey_west_t(values: np.ndarray, time_ms: np.ndarray, lag_ms: int) -> float | None:
-    """t of a mean whose terms correlate over up to ``lag_ms``, and with those of the same time.
+    """Student's t of a mean whose terms correlate over up to ``lag_ms``, and with those of the same time.
 
     Terms are summed over slots of time first (Driscoll–Kraay 1998), slots of 1/50 of the lag at most
     so that the work does not grow with the square of it; on one regular series this is Newey–West.

@@ -69,7 +69,8 @@ class Vocabulary:
         """int32[n] of an Arrow column of texts."""
         encoded = column.fill_null("").combine_chunks().dictionary_encode()
         lookup = [self.code(text) for text in encoded.dictionary.to_pylist()]
-        return np.array(lookup, dtype=np.int32)[numpy_of(encoded.indices)]
+        codes: np.ndarray = np.array(lookup, dtype=np.int32)[numpy_of(encoded.indices)]
+        return codes
 
 
 class Vocabularies(msgspec.Struct, frozen=True):

@@ -64,7 +64,8 @@ class Decisions(msgspec.Struct, frozen=True):
     @property
     def gross_bps(self) -> np.ndarray:
         """float64[n]: gain before costs; 0 for HOLD."""
-        return self.outcomes.direction * self.outcomes.return_bps
+        gained: np.ndarray = self.outcomes.direction * self.outcomes.return_bps
+        return gained
 
     @property
     def net_bps(self) -> np.ndarray:
@@ -149,15 +150,15 @@ def measure(
 ) -> SliceReport:
     """Score a slice. The verdict is that of the slice alone; see ``report`` for several at once."""
     calls = decisions.take(decisions.outcomes.direction != 0)
-    blocks = _blocks(calls)
+    blocks, all_blocks = _blocks(calls), _blocks(decisions)
     hit_rate = _hit_rate(calls, reference, blocks)
     net = blocks.mean(calls.net_bps) if len(calls.pair) else None
     cost, move = _mean(calls.outcomes.cost_bps), _mean(np.abs(calls.outcomes.return_bps))
-    correlation, t_value = _rank_correlation(decisions, reference)
-    confident = ~np.isnan(decisions.outcomes.confidence)
-    happened = _class_happened(decisions, reference)[confident]
-    bins = reliability(decisions.outcomes.confidence[confident].astype(np.float64), happened)
-    has_rate = hit_rate is not None and cost is not None
+    correlation, t_value = _rank_correlation(decisions, reference, all_blocks)
+    outcome = _outcome_class(decisions, reference)
+    named = 1 - decisions.outcomes.direction.astype(np.int64)
+    happened = (outcome == named).astype(np.float64)
+    bins = reliability(decisions.outcomes.confidence.astype(np.float64), happened)
     spent = decisions.outcomes.cost_usd
     return SliceReport(
         source=source,
@@ -175,18 +176,20 @@ def measure(
         cost_bps=cost,
         move_bps=move,
         break_even_hit_rate=break_even_rate(cost or 0.0, move or 0.0),
-        break_even_move_bps=break_even_move_bps(cost, hit_rate.value) if has_rate else None,
+        break_even_move_bps=break_even_move_bps(cost or 0.0, hit_rate.value) if hit_rate else None,
         rank_correlation=correlation,
         rank_correlation_t=t_value,
-        probability_brier=_probability_brier(decisions, reference),
-        confidence_brier=_confidence_brier(decisions, reference),
+        probability_brier=_probability_brier(decisions, reference, outcome, all_blocks),
+        confidence_brier=_confidence_brier(decisions, reference, happened, all_blocks),
         calibration_error=calibration_error(bins),
         bins=bins,
         provider_cost_usd=None if np.isnan(spent).all() else float(np.nansum(spent)),
     )
 
 
-def verdict_of(hit_rate: HitRate | None, blocks: int, *, is_significant: bool | None = None) -> Verdict:
+def verdict_of(
+    hit_rate: HitRate | None, blocks: int, *, is_significant: bool | None = None
+) -> Verdict:
     """Words for a hit rate; ``is_significant`` where it was one of several tests."""
     if hit_rate is None or hit_rate.count < FEWEST_CALLS or blocks < FEWEST_BLOCKS:
         return Verdict.TOO_FEW
@@ -234,7 +237,7 @@ def _hit_rate(calls: Decisions, reference: Reference, blocks: Blocks) -> HitRate
 
 
 def _rank_correlation(
-    decisions: Decisions, reference: Reference
+    decisions: Decisions, reference: Reference, blocks: Blocks
 ) -> tuple[Estimate | None, float | None]:
     """Spearman of conviction and move, moves in units of their symbol's and horizon's usual one."""
     scale = reference.scale_bps[decisions.pair]
@@ -244,7 +247,7 @@ def _rank_correlation(
     if x is None or y is None:
         return None, None
     one = np.ones(len(x))
-    estimate = _blocks(decisions).estimate(_correlation, x * y, x, y, x * x, y * y, one)
+    estimate = blocks.estimate(_correlation, x * y, x, y, x * x, y * y, one)
     lag_ms = int(decisions.outcomes.horizon_ms.max())
     return estimate, newey_west_t(x * y, decisions.outcomes.entry_ms, lag_ms)
 
@@ -254,7 +257,8 @@ def _correlation(
 ) -> np.ndarray:
     covariance = xy / n - x / n * (y / n)
     spread = np.sqrt((xx / n - (x / n) ** 2) * (yy / n - (y / n) ** 2))
-    return np.clip(covariance / spread, -1.0, 1.0)
+    correlation: np.ndarray = np.clip(covariance / spread, -1.0, 1.0)
+    return correlation
 
 
 def _outcome_class(decisions: Decisions, reference: Reference) -> np.ndarray:
@@ -263,38 +267,34 @@ def _outcome_class(decisions: Decisions, reference: Reference) -> np.ndarray:
     return np.where(moves > band, 0, np.where(moves < -band, 2, 1))
 
 
-def _class_happened(decisions: Decisions, reference: Reference) -> np.ndarray:
-    """float64[n]: 1 where the class that the action names came true."""
-    named = 1 - decisions.outcomes.direction.astype(np.int64)
-    return (_outcome_class(decisions, reference) == named).astype(np.float64)
-
-
-def _probability_brier(decisions: Decisions, reference: Reference) -> BrierScore | None:
+def _probability_brier(
+    decisions: Decisions, reference: Reference, outcome: np.ndarray, blocks: Blocks
+) -> BrierScore | None:
     found = decisions.outcomes
     given = np.stack([found.p_up, found.p_flat, found.p_down], axis=1)
-    some = decisions.take(~np.isnan(given).any(axis=1))
-    given = given[~np.isnan(given).any(axis=1)]
-    happened = _outcome_class(some, reference)
-    usual = brier(reference.classes[some.pair], happened)
-    return _skill(some, brier(given, happened), usual)
+    usual = brier(reference.classes[decisions.pair], outcome)
+    return _skill(brier(given, outcome), usual, blocks)
 
 
-def _confidence_brier(decisions: Decisions, reference: Reference) -> BrierScore | None:
-    some = decisions.take(~np.isnan(decisions.outcomes.confidence))
-    happened = _class_happened(some, reference)
-    named = 1 - some.outcomes.direction.astype(np.int64)
-    usual = reference.classes[some.pair, named]
-    stated = some.outcomes.confidence.astype(np.float64)
-    return _skill(some, (stated - happened) ** 2, (usual - happened) ** 2)
+def _confidence_brier(
+    decisions: Decisions, reference: Reference, happened: np.ndarray, blocks: Blocks
+) -> BrierScore | None:
+    named = 1 - decisions.outcomes.direction.astype(np.int64)
+    usual = reference.classes[decisions.pair, named]
+    stated = decisions.outcomes.confidence.astype(np.float64)
+    return _skill((stated - happened) ** 2, (usual - happened) ** 2, blocks)
 
 
-def _skill(decisions: Decisions, loss: np.ndarray, usual_loss: np.ndarray) -> BrierScore | None:
-    if not len(loss):
+def _skill(loss: np.ndarray, usual_loss: np.ndarray, blocks: Blocks) -> BrierScore | None:
+    """Of the signals whose loss is known (NaN where a probability is not given)."""
+    known = ~np.isnan(loss)
+    count = int(known.sum())
+    if not count:
         return None
-    skill = _blocks(decisions).estimate(lambda own, usual: 1.0 - own / usual, loss, usual_loss)
+    own, usual = np.where(known, loss, 0.0), np.where(known, usual_loss, 0.0)
     return BrierScore(
-        count=len(loss),
-        score=float(loss.mean()),
-        climatology=float(usual_loss.mean()),
-        skill=skill,
+        count=count,
+        score=float(own.sum()) / count,
+        climatology=float(usual.sum()) / count,
+        skill=blocks.estimate(lambda own, usual: 1.0 - own / usual, own, usual),
     )

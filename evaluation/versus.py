@@ -1,7 +1,8 @@
-"""A source beside what costs nothing: baselines at the same moments, paired, and curves over time.
+"""A source beside what costs nothing: baselines at the moments of its calls, and curves over time.
 
 Consumes decisions, produces the gain of each baseline and the paired difference with its interval,
-and cumulative gains after costs.
+and cumulative gains after costs. Only moments at which the source said BUY or SELL count: a baseline
+has a direction nearly always, and paying costs more often would be all that the difference shows.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from evaluation.blocks import Blocks, Estimate
 from evaluation.slices import FEWEST_BLOCKS, FEWEST_CALLS, Decisions, net_bps
 
 _POINTS: Final = 240
+_FLAT: Final = "always flat"
 _BASELINES: Final = {
-    "always flat": None,
+    _FLAT: None,
     "momentum": "momentum",
     "CVD sign": "cvd",
     "rules": "rules",
@@ -24,9 +26,10 @@ _BASELINES: Final = {
 
 
 class Versus(msgspec.Struct, frozen=True, kw_only=True):
-    """A baseline at a source's moments. ``_bps`` here are per signal, HOLDs included.
+    """A baseline at the moments of a source's calls; ``calls`` are its own among them.
 
-    ``difference_bps``: the source's gain minus the baseline's, paired by signal.
+    ``net_bps``: its gain after costs per call of the source. ``difference_bps``: the source's minus
+    that, paired by moment.
     """
 
     name: str
@@ -52,7 +55,10 @@ class Curves(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def baselines_beside(decisions: Decisions, source: str) -> list[Versus]:
-    """Every baseline that is not the source itself."""
+    """Every baseline that is not the source itself and had a direction; none where the source made no call."""
+    decisions = _calls(decisions)
+    if not len(decisions.pair):
+        return []
     found = decisions.outcomes
     blocks = Blocks.of(found.entry_ms, found.horizon_ms)
     own = decisions.net_bps
@@ -60,6 +66,8 @@ def baselines_beside(decisions: Decisions, source: str) -> list[Versus]:
     for name, direction in _directions(decisions, source).items():
         net = net_bps(found, direction)
         calls = direction != 0
+        if not calls.any() and name != _FLAT:
+            continue  # no rules signal of the same windows, no history
         right = direction[calls] * found.return_bps[calls] > 0
         difference = blocks.mean(own - net) or Estimate(value=0.0)
         reports.append(
@@ -75,8 +83,11 @@ def baselines_beside(decisions: Decisions, source: str) -> list[Versus]:
     return reports
 
 
-def curves_of(decisions: Decisions, source: str) -> Curves:
+def curves_of(decisions: Decisions, source: str) -> Curves | None:
     """The source before and after costs, and the baselines after costs; at most 240 points."""
+    decisions = _calls(decisions)
+    if not len(decisions.pair):
+        return None
     found = decisions.outcomes
     exit_ms = found.entry_ms + found.horizon_ms
     series = {"after costs": decisions.net_bps, "before costs": decisions.gross_bps}
@@ -93,6 +104,10 @@ def curves_of(decisions: Decisions, source: str) -> Curves:
         for name, gains in series.items()
     ]
     return Curves(time_ms=times, curves=curves)
+
+
+def _calls(decisions: Decisions) -> Decisions:
+    return decisions.take(decisions.outcomes.direction != 0)
 
 
 def _directions(decisions: Decisions, source: str) -> dict[str, np.ndarray]:

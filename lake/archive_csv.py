@@ -29,8 +29,8 @@ type BytesRead = Callable[[int, int], None]
 """Called with the bytes of the zip worked off, and those it has."""
 
 PARSERS: Final = 2
-_READ_BYTES: Final = 1 << 18
-_BLOCK_BYTES: Final = 1 << 23  # of text; what is parsed at once
+_READ_BYTES: Final = 1 << 16
+_BLOCK_BYTES: Final = 1 << 22  # of text; what is parsed at once
 _LOCAL_HEADER: Final = struct.Struct("<4s22xHH")
 _MICROSECONDS_FROM: Final = 10**14  # ms of the year 5138, µs of 1973
 _MEMBER_LIMIT: Final = 1 << 20  # a longer line is none of ours

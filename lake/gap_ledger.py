@@ -242,6 +242,12 @@ class GapLedger:
         ]
         return sorted(found, key=lambda gap: (gap.kind, gap.symbol, gap.range()))
 
+    def unresolved(self, kind: str) -> list[Gap]:
+        """Gaps of a kind that are not repaired, whatever their state, in order of finding."""
+        with self._lock:
+            groups = [ids for (of, _), ids in self._unresolved.items() if of == kind]
+            return [self._gaps[gap_id] for gap_id in sorted(set().union(*groups))]
+
     def all(self) -> list[Gap]:
         """Every gap, in order of finding."""
         with self._lock:

@@ -19,15 +19,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from domain.intervals import DAY_MS, MINUTE_MS
 from lake.columns import mask_array, numpy_of
 from lake.part_files import DamagedFile, RowRange, empty_table, read_failure, wanted_groups
-from lake.paths import DAY_MS, LakePaths
+from lake.paths import LakePaths
 
 type HistoryKind = Literal["aggTrades", "klines"]
 
 KINDS: Final[tuple[HistoryKind, ...]] = ("aggTrades", "klines")
 ABOUT_KEY: Final = b"orderflow.month"
-MINUTE_MS: Final = 60_000
 
 _AGG_TRADE_COLUMNS: list[pa.Field[Any]] = [
     pa.field("agg_trade_id", pa.int64()),

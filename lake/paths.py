@@ -73,6 +73,11 @@ class LakePaths(msgspec.Struct, frozen=True, kw_only=True):
         """Folder of recorded frames of one UTC date (``YYYY-MM-DD``)."""
         return self.raw / "stream" / kind / date
 
+    @property
+    def stream_journal(self) -> Path:
+        """Recorded frames that are not in Parquet yet."""
+        return self.raw / "stream" / "journal"
+
     def historical(self, symbol: str) -> Path:
         """Folder of the archive's months of one symbol."""
         return self.raw / "historical" / symbol

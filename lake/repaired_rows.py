@@ -23,6 +23,8 @@ from lake.stream_files import TRADE_SCHEMA, read_stream_file, stream_dates, stre
 
 type Span = tuple[int, int]
 """Inclusive ends."""
+type TradeTable = pa.Table
+"""Rows in ``TRADE_SCHEMA``."""
 
 _ATTEMPTS: Final = 20
 _COLUMNS: Final = ("agg_trade_id", "transact_time_ms", "source")
@@ -43,7 +45,7 @@ class Missing(msgspec.Struct, frozen=True):
         return bool(self.ids or self.times_ms)
 
 
-class StoredTrade(msgspec.Struct, frozen=True):
+class StoredTrades(msgspec.Struct, frozen=True):
     """Trades of one source that are in the files: ascending ids, each once, and their times."""
 
     source: str
@@ -69,9 +71,14 @@ def runs_of(ids: np.ndarray) -> list[Span]:
     return list(zip(firsts.tolist(), lasts.tolist(), strict=True))
 
 
+def ids_and_times(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Ids and exchange times of rows in ``TRADE_SCHEMA``."""
+    return numpy_of(table.column("agg_trade_id")), numpy_of(table.column("transact_time_ms"))
+
+
 def stored_trades(
     paths: LakePaths, symbol: str, missing: Missing, start_ms: int, end_ms: int | None
-) -> list[StoredTrade]:
+) -> list[StoredTrades]:
     """Trades of the stream files that are said to be missing. Blocks.
 
     Args:
@@ -131,27 +138,33 @@ def _by_source(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
                 yield source, table.filter(mask_array(codes == code))
 
 
-def _stored(source: str, tables: Sequence[pa.Table]) -> StoredTrade:
+def _stored(source: str, tables: Sequence[pa.Table]) -> StoredTrades:
     ids, at = np.unique(
         np.concatenate([numpy_of(table.column(0)) for table in tables]), return_index=True
     )
     times_ms = np.concatenate([numpy_of(table.column(1)) for table in tables])
-    return StoredTrade(source, ids, times_ms[at])
+    return StoredTrades(source, ids, times_ms[at])
 
 
 def archive_trades(
-    archive: Path, symbol: str, missing: Callable[[], Missing], *, max_rows: int
-) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    archive: Path,
+    symbol: str,
+    missing: Callable[[], Missing],
+    *,
+    known_ids: np.ndarray,
+    max_rows: int,
+) -> Iterator[pa.Table]:
     """What an archive has of the missing trades, in tables of about ``max_rows``. Blocks.
 
     Args:
         archive: A daily or monthly zip of aggTrades.
         symbol: Whose.
         missing: Asked before each table: what is missing still.
+        known_ids: Left out: of holes known by time, what is stored already.
         max_rows: Rows per table.
 
     Yields:
-        Rows in ``TRADE_SCHEMA``, and their ids, ascending and each once.
+        Rows in ``TRADE_SCHEMA``, ids ascending and each once.
 
     Raises:
         UnreadableArchive: It holds no such rows.
@@ -161,7 +174,7 @@ def archive_trades(
     wanted = missing()
     for batch in agg_trade_batches(archive):
         ids, times = (numpy_of(batch.column(n)) for n in ("agg_trade_id", "transact_time_ms"))
-        keep = wanted.mask(ids, times)
+        keep = wanted.mask(ids, times) & ~np.isin(ids, known_ids)
         if not keep.any():
             continue
         held.append(batch.filter(mask_array(keep)))
@@ -173,9 +186,9 @@ def archive_trades(
         yield _repaired(held, symbol)
 
 
-def _repaired(batches: Sequence[pa.RecordBatch], symbol: str) -> tuple[pa.Table, np.ndarray]:
+def _repaired(batches: Sequence[pa.RecordBatch], symbol: str) -> pa.Table:
     table = pa.Table.from_batches(list(batches)).combine_chunks()
-    ids, first_at = np.unique(numpy_of(table.column("agg_trade_id")), return_index=True)
+    _, first_at = np.unique(numpy_of(table.column("agg_trade_id")), return_index=True)
     table = table.take(index_array(first_at))
     count = table.num_rows
     columns: list[Any] = []
@@ -187,7 +200,7 @@ def _repaired(batches: Sequence[pa.RecordBatch], symbol: str) -> tuple[pa.Table,
             columns.append(table.column(field.name))
         else:
             columns.append(pa.nulls(count, field.type))
-    return pa.Table.from_arrays(columns, schema=TRADE_SCHEMA), ids
+    return pa.Table.from_arrays(columns, schema=TRADE_SCHEMA)
 
 
 def _constant(name: str, count: int) -> pa.Array[Any]:

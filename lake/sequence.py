@@ -43,6 +43,8 @@ from lake.stream_files import (
 
 log = structlog.get_logger()
 
+type Rows = pa.Table
+"""What reads give; for whoever passes it on without building any."""
 type SequenceKind = Literal["trades", "depth", "klines"]
 
 HISTORICAL: Final = "historical"
@@ -129,8 +131,13 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def stored_pieces(paths: LakePaths, wanted: Wanted) -> list[Piece]:
+def stored_pieces(paths: LakePaths, wanted: Wanted, *, recorded_only: bool = False) -> list[Piece]:
     """The rows of every file, as they are in it. A damaged file is named, set aside and left out.
+
+    Args:
+        paths: The tree.
+        wanted: Which rows and columns.
+        recorded_only: Leave out the archive's months.
 
     Raises:
         StorageError: The system refused to read a file.
@@ -138,7 +145,8 @@ def stored_pieces(paths: LakePaths, wanted: Wanted) -> list[Piece]:
     unreadable: set[Path] = set()
     for _ in range(_READ_ATTEMPTS):
         try:
-            readers = [*_stream_readers(paths, wanted), *_month_readers(paths, wanted)]
+            months = [] if recorded_only else _month_readers(paths, wanted)
+            readers = [*_stream_readers(paths, wanted), *months]
             return [
                 Piece(table, path)
                 for path, reader in readers
@@ -226,6 +234,7 @@ def _month_reader(
             columns=names,
             start_ms=wanted.start_ms,
             end_ms=wanted.end_ms,
+            use_threads=True,
         )
         return _completed(table, wanted, HISTORICAL)
 

@@ -239,12 +239,11 @@ def open_stream_writer(handle: Any, kind: Kind, metadata: Mapping[str, str]) -> 
     Integers rise or move little (deltas), doubles of trades repeat (dictionary), neighbouring books
     of one symbol share most levels (plain, so that zstd finds whole runs of them).
     """
-    added = {key.encode(): text.encode() for key, text in metadata.items()}
-    schema = SCHEMAS[kind].with_metadata({FILE_KEY: new_token().encode(), **added})
+    schema = SCHEMAS[kind]
     repeating: Any = [f.name for f in schema if f.type == _NAME]
     if kind == "trades":
         repeating += ["price", "quantity", "quantity_ex_rpi"]
-    return pq.ParquetWriter(
+    writer = pq.ParquetWriter(
         handle,
         schema,
         compression="zstd",
@@ -255,6 +254,9 @@ def open_stream_writer(handle: Any, kind: Kind, metadata: Mapping[str, str]) -> 
         write_page_checksum=True,
         store_schema=False,  # no Arrow types in the file: every reader sees plain strings
     )
+    # Without the Arrow schema the writer leaves out its metadata, unless given so.
+    writer.add_key_value_metadata({FILE_KEY.decode(): new_token(), **metadata})
+    return writer
 
 
 def _write_new(
@@ -422,16 +424,20 @@ def read_stream_file(
 
 
 def _selected(table: pa.Table, rows: RowRange) -> pa.Table:
-    keep = np.ones(table.num_rows, dtype=np.bool_)
-    if rows.start_ms is not None or rows.end_ms is not None:
+    masks = []
+    if table.num_rows and (rows.start_ms is not None or rows.end_ms is not None):
         times = numpy_of(table.column(TIME_COLUMN))
-        if rows.start_ms is not None:
-            keep &= times >= rows.start_ms
-        if rows.end_ms is not None:
-            keep &= times < rows.end_ms
+        if rows.start_ms is not None and int(times.min()) < rows.start_ms:
+            masks.append(times >= rows.start_ms)
+        if rows.end_ms is not None and int(times.max()) >= rows.end_ms:
+            masks.append(times < rows.end_ms)
     if rows.symbols is not None:
         codes, names = symbol_codes(table)
-        keep &= np.array([name in rows.symbols for name in names], np.bool_)[codes]
+        if not set(names) <= rows.symbols:
+            masks.append(np.array([name in rows.symbols for name in names], np.bool_)[codes])
+    if not masks:
+        return table
+    keep = np.logical_and.reduce(masks)
     wanted = int(np.count_nonzero(keep))
     first = int(keep.argmax()) if wanted else 0
     if bool(keep[first : first + wanted].all()):  # sorted as it is, nearly always

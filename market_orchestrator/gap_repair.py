@@ -145,7 +145,8 @@ class GapRepairer:
         needs = {
             (_Need.HOLE, index)
             for index, sequence in enumerate(flow.validator.sequences)
-            if sequence.disputed or any(self._is_due(gap, now_ns) for gap in sequence.missing)
+            if (sequence.missing or sequence.disputed)  # no generator for those without: nearly all
+            and (sequence.disputed or any(self._is_due(gap, now_ns) for gap in sequence.missing))
         }
         if self._route_up and flow.builder.first_start_ms is not None:
             needs.update((_Need.HOLE, index) for index in flow.builder.uncovered())

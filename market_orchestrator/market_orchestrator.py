@@ -87,7 +87,7 @@ class EnhancedMarketBot:
                             market=settings.market,
                             base_url=rest_url,
                             weight_limit=settings.binance_rate_limit_weight,
-                            budget=_budget(settings, stack),
+                            budget=budget(settings, stack),
                         )
                     )
                 )
@@ -158,7 +158,7 @@ class LiveParts:
             wall_ns=time.time_ns,
         )
         self.manager = RobustConnectionManager(
-            _connection_settings(settings, ws_url),
+            connection_settings(settings, ws_url),
             [stream_name(kind, s) for kind in StreamKind for s in settings.symbols],
             self._on_frames,
             self,
@@ -376,7 +376,8 @@ def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSet
     )
 
 
-def _connection_settings(settings: Settings, ws_url: str) -> ConnectionSettings:
+def connection_settings(settings: Settings, ws_url: str) -> ConnectionSettings:
+    """How the sockets of a run behave."""
     return ConnectionSettings(
         market=settings.market,
         ws_base=ws_url,
@@ -408,7 +409,7 @@ def _open_folder(settings: Settings, stack: AsyncExitStack) -> LakePaths:
     return paths
 
 
-def _budget(settings: Settings, stack: AsyncExitStack) -> WeightBudgetSettings:
+def budget(settings: Settings, stack: AsyncExitStack) -> WeightBudgetSettings:
     """The machine's shared budget; the demo's own exchange has one of its own, on a passing port."""
     if settings.source == "demo":
         folder = stack.enter_context(TemporaryDirectory(prefix="orderflow-demo-"))

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from domain.flow import WindowBatch
+from domain.flow import TradeSums, WindowBatch
 from domain.market import NO_VALUE
 from microstructure.scaled_trades import (
     EXACT,
@@ -51,33 +51,10 @@ class Thresholds(msgspec.Struct, frozen=True, kw_only=True):
     participant_edges: tuple[Decimal, ...]
 
 
-class WindowSums(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one window's trades alone say, exact. Fields as in ``domain.flow.FlowMetrics``."""
+class WindowSums(TradeSums, frozen=True, kw_only=True, gc=False):
+    """The sums of one symbol's window."""
 
     symbol_index: int
-    trade_count: int
-    fill_count: int
-    first_agg_id: int | None
-    last_agg_id: int | None
-    open: Decimal | None
-    high: Decimal | None
-    low: Decimal | None
-    close: Decimal | None
-    vwap: Decimal | None
-    volume: Decimal
-    quote_volume: Decimal
-    buy_volume: Decimal
-    sell_volume: Decimal
-    delta: Decimal
-    net_flow_quote: Decimal
-    flow_imbalance: Decimal
-    whale_buy_volume: Decimal
-    whale_sell_volume: Decimal
-    whale_delta: Decimal
-    whale_count: int
-    suspect_count: int
-    participant_volume: tuple[Decimal, ...]
-    participant_delta: tuple[Decimal, ...]
 
 
 class Sweeps(msgspec.Struct, frozen=True):

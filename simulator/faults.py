@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from domain.errors import ConfigError
+from simulator.vision_faults import VisionFault
 
 
 class FaultKind(enum.StrEnum):
@@ -129,9 +130,15 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 
 class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Faults in order of time. As a file: ``{"faults": [{"at_ms": …, "kind": …}, …]}``."""
+    """Faults in order of time. As a file: ``{"faults": [{"at_ms": …, "kind": …}, …]}``.
+
+    Args:
+        faults: Of the sockets and REST.
+        vision: Of the archive, by file.
+    """
 
     faults: tuple[Fault, ...] = ()
+    vision: tuple[VisionFault, ...] = ()
 
     def __post_init__(self) -> None:
         """Order by time; equal times keep the order given."""

@@ -1,4 +1,4 @@
-"""The simulated exchange: one local server with the venue's sockets and REST endpoints.
+"""The simulated exchange: one local server with the venue's sockets, REST and archive.
 
 Consumes ``SimulatorSettings`` → produces base URLs a client can use in place of the venue's hosts.
 """
@@ -23,6 +23,7 @@ from simulator.rest_api import RestApi
 from simulator.settings import SimulatorSettings
 from simulator.streams import StreamHub
 from simulator.synthetic import SyntheticMarket
+from simulator.vision import VisionArchive
 from simulator.weights import WeightMeter
 
 __all__ = ["SimulatedExchange", "SimulatorSettings"]
@@ -57,6 +58,7 @@ class SimulatedExchange:
     Attributes:
         ws_url, rest_url, vision_url: Base URLs (host alone), valid inside the context.
         source: The market being served.
+        vision: Its archive.
 
     Raises:
         SourceError: The recording cannot be read (on entering).
@@ -72,6 +74,7 @@ class SimulatedExchange:
         self._feed: Feed
         self._hub: StreamHub
         self._rest: RestApi
+        self.vision: VisionArchive
         self._clock: MarketClock
         self._runner: web.AppRunner
         self._tasks: asyncio.TaskGroup
@@ -88,8 +91,8 @@ class SimulatedExchange:
         return self._clock
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Counts of the feed, the sockets, REST and the source."""
-        parts = (self._feed, self._hub, self._rest, self.source)
+        """Counts of the feed, the sockets, REST, the archive and the source."""
+        parts = (self._feed, self._hub, self._rest, self.vision, self.source)
         return {key: value for part in parts for key, value in part.statistics().items()}
 
     async def __aenter__(self) -> Self:
@@ -134,6 +137,7 @@ class SimulatedExchange:
             await self._tasks.__aexit__(kind, error, trace)
         finally:
             self._hub.close_all("1001", "server stops")
+            await self.vision.close()
             await self._runner.cleanup()
 
     def _build(self, source: MarketSource, plan: FaultPlan) -> None:
@@ -151,6 +155,8 @@ class SimulatedExchange:
             _wall_ms if settings.weight_clock == "wall" else self._clock.now_ms,
         )
         self._rest = RestApi(settings, source, self._clock, self._feed, meter)
+        held = source if settings.archive is None else settings.archive
+        self.vision = VisionArchive(settings, held, self._clock, plan.vision)
 
     def _start(self) -> None:
         self._feed.start()
@@ -173,7 +179,7 @@ class SimulatedExchange:
 
     def _application(self) -> web.Application:
         application = web.Application()
-        application.add_routes(self._rest.routes())
+        application.add_routes([*self._rest.routes(), *self.vision.routes()])
         routes = ("",) if self._settings.market is Market.SPOT else ("", "/market", "/public")
         for prefix in routes:
             application.add_routes(

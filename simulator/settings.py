@@ -13,6 +13,7 @@ import msgspec
 from domain.errors import ConfigError
 from domain.market import Market
 from simulator.faults import FaultPlan
+from simulator.vision_tables import PastTrades
 
 
 class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,6 +46,9 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_inbound_per_s: Client messages per second; None: 10 (um), 5 (spot). One more cuts it.
         client_buffer_bytes: Unsent bytes after which a slow client is closed.
         kline_history_days: How far back klines of the synthetic market reach.
+        archive: What the archive holds; None: the trades of the market itself.
+        archive_delay_ms: When a day's file appears after its end, market ms (08:30); a month's
+            file comes a day later.
     """
 
     market: Market = Market.UM
@@ -69,6 +73,8 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_inbound_per_s: int | None = None
     client_buffer_bytes: int = 16 * 1024 * 1024
     kline_history_days: int = 3
+    archive: PastTrades | None = None
+    archive_delay_ms: int = 30_600_000
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work, naming the field."""

@@ -25,6 +25,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data_pipeline": {"domain", "microstructure"},
     "rules_analyst": {"domain"},
     "feature_store": {"domain", "lake"},
+    "evaluation": {"domain", "lake", "feature_store"},
+    "audit": {"domain", "binance_api", "lake"},
+    "audit.check_completeness": {"domain", "binance_api", "lake", "audit", "main"},
+    "audit.check_stream": {"domain", "lake", "audit", "main"},
     "market_orchestrator": {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
@@ -44,6 +48,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
+        *("evaluation", "feature_store"),
+        *("audit.check_completeness", "audit.check_stream", "binance_api"),
         "market_orchestrator.market_orchestrator",
     },
     "main": {"domain", "command_line"},

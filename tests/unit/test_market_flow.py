@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from structlog.testing import capture_logs
 
@@ -22,7 +24,7 @@ def test_times_finer_than_milliseconds_are_counted_and_logged_once_a_stream(
         monotonic_ns=lambda: 0,
         repairable=False,
     )
-    finer = {"T": START_MS * factor, "E": (START_MS + 1) * factor}
+    finer: dict[str, Any] = {"T": START_MS * factor, "E": (START_MS + 1) * factor}
     frames = [
         agg_trade_frame(symbol, a=10_000 + i, **finer)
         for symbol in ("BTCUSDT", "ETHUSDT")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from decimal import Decimal
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from domain.flow import BookWindow
 from flow_analyzer import TradeFlowAnalyzer
 from microstructure.price_impact import PriceImpact
 from tests.flow_windows import Trade, buy, sell, window_batch
-from tests.pipeline_samples import DAY, WINDOW_MS, book_window, metrics, snapshot
+from tests.pipeline_samples import DAY, WINDOW_MS, book_window, metrics, snapshot, vector
 
 HALF_SPREAD = 0.05
 SETTINGS = AbsorptionSettings(lookback_s=200, minimum_bars=60)
@@ -137,6 +138,18 @@ def test_no_move_is_counted_across_a_break_and_nothing_learnt_from_it(break_at: 
     undisturbed = [row(other, k, *windows[k]).absorption for k in range(100, 104)]
     assert second == pytest.approx(undisturbed[2], abs=0.1)
     assert third == pytest.approx(undisturbed[3], abs=0.1)
+
+
+def test_the_impact_is_that_of_the_reference_bars(recordings_dir: Path) -> None:
+    example = vector(recordings_dir, "kyle_lambda")
+    impact = PriceImpact(minimum=4)
+    bars = zip(example["inputs"]["signed_vol"], example["inputs"]["d_mid"], strict=True)
+    for k, (x, y) in enumerate(bars):
+        impact.push(k, (1.0, x, y, x * x, x * y, y * y))
+    still, moved = impact.residual(1.0, 0.0, 1), impact.residual(1.0, 1.0, 1)  # λ/σ, (λ - 1)/σ
+    assert still is not None
+    assert moved is not None
+    assert still / (still - moved) == pytest.approx(example["expected"]["lam"], abs=1e-9)
 
 
 def test_an_outlier_that_leaves_takes_no_digits_along() -> None:

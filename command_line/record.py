@@ -1,0 +1,115 @@
+"""The ``record`` verb: depth and trades of many symbols to Parquet, nothing lost that is not named."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from command_line.running import run_loop
+from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
+from domain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collectors.recorder_run import RecordSettings
+    from collectors.recording import RecordingSettings
+    from config import Settings
+
+OPTIONS = ("symbols", "market", "source", "duration", "data_dir")
+CONCERNED = (
+    *("log_level", "raw_data_dir", "disk_warn_mib", "disk_stop_mib"),
+    *("stream_flush_interval_seconds", "stream_flush_max_items", "stream_flush_max_bytes"),
+    *("stream_journal_sync_ms", "ws_ping_interval", "ws_max_reconnect_attempts"),
+    *("ws_backoff_cap", "ws_redundancy", "ws_rotation_minute", "binance_rate_limit_weight"),
+    *("binance_ws_url", "binance_rest_url", "binance_spot_ws_url", "binance_spot_rest_url"),
+    "binance_vision_url",
+)
+
+
+def _add_arguments(parser: Parser) -> None:
+    add_settings(parser, first=OPTIONS, only=CONCERNED)
+
+
+def _run(given: dict[str, Any]) -> int:
+    settings = settings_of(given)
+    if settings.replay_path is not None:
+        raise ConfigError("SOURCE (--source): a recording is recorded already; use binance or demo")
+    with logging_for(settings):
+        return run_loop(_record(settings))
+
+
+async def _record(settings: Settings) -> int:
+    from binance_api.rest import RestClient, RestSettings
+    from binance_api.vision import VisionClient
+    from collectors.recorder_run import RecordRun
+    from collectors.recording import open_folder
+    from market_orchestrator.market_orchestrator import budget, hosts
+
+    async with contextlib.AsyncExitStack() as stack:
+        ws_url, rest_url = await hosts(settings, stack)
+        stack.enter_context(open_folder(settings.paths, settings.source_description))
+        rest = await stack.enter_async_context(
+            RestClient(
+                RestSettings(
+                    market=settings.market,
+                    base_url=rest_url,
+                    weight_limit=settings.binance_rate_limit_weight,
+                    budget=budget(settings, stack),
+                )
+            )
+        )
+        # The demo's exchange serves the archive as well.
+        vision_url = rest_url if settings.source == "demo" else settings.binance_vision_url
+        archive = await stack.enter_async_context(
+            VisionClient(
+                RestSettings(market=settings.market, base_url=vision_url, request_timeout_s=30.0)
+            )
+        )
+        run = RecordRun(_run_settings(settings, ws_url), settings.paths, rest, archive)
+        return await run.run()
+
+
+def _run_settings(settings: Settings, ws_url: str) -> RecordSettings:
+    from collectors.recorder_run import RecordSettings
+    from market_orchestrator.market_orchestrator import connection_settings
+    from monitoring.disk import DiskSettings
+
+    return RecordSettings(
+        recording=recording_settings(settings),
+        connection=connection_settings(settings, ws_url),
+        disk=DiskSettings(warn_mib=settings.disk_warn_mib, stop_mib=settings.disk_stop_mib),
+        duration_s=settings.duration,
+    )
+
+
+def recording_settings(settings: Settings) -> RecordingSettings:
+    """The settings of the recorder and of what keeps its lake whole."""
+    from collectors.recorder import RecorderSettings
+    from collectors.recording import RecordingSettings
+
+    return RecordingSettings(
+        recorder=RecorderSettings(
+            symbols=settings.symbols,
+            market=settings.market,
+            flush_interval_s=settings.stream_flush_interval_seconds,
+            flush_max_items=settings.stream_flush_max_items,
+            flush_max_bytes=settings.stream_flush_max_bytes,
+            journal_sync_s=settings.stream_journal_sync_ms / 1_000,
+            validator=settings.validator,
+        )
+    )
+
+
+VERB = Verb(
+    about=(
+        "Record depth and trades of many symbols as Parquet: a journal between two flushes, holes "
+        "named and repaired."
+    ),
+    examples=(
+        "python main.py record --source demo --duration 60",
+        "python main.py record --symbols BTCUSDT,ETHUSDT --data-dir data",
+        "STREAM_FLUSH_MAX_ITEMS=500000 python main.py record --symbols BTCUSDT,ETHUSDT,SOLUSDT",
+        "python -m collectors.stream --market spot --symbols SOLUSDT",
+    ),
+    add_arguments=_add_arguments,
+    run=_run,
+)
