@@ -167,6 +167,11 @@ class FeatureStore:
         """Rows of a symbol that no flush has written yet, oldest first; never touches the disk."""
         return [row for row in self._buffered.pending() if row.symbol == symbol]
 
+    @property
+    def pending_count(self) -> int:
+        """Rows that no flush has written yet."""
+        return len(self._buffered.pending())
+
     def scan_recent(self, symbol: str | Iterable[str], since_ms: int) -> list[FeatureRow]:
         """Rows of windows that start at or after ``since_ms``, highest revisions, in order."""
         return self.read_rows(symbol, since_ms)

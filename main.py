@@ -37,6 +37,7 @@ VERBS = {
     "record": "depth and trades to Parquet, with a journal; what is missing is named and repaired",
     "replay": "a recording through the same code, as fast as it goes",
     "simulate": "serve a local exchange that speaks Binance's WebSocket and REST",
+    "history": "months of aggTrades and 1m klines from the public archive",
     "ingest": "closed klines by timeframe, into daily files",
     "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
     "signals": "past signals against what the market then did: hits, money, calibration",

@@ -75,6 +75,16 @@ class Budget:
         Raises:
             StorageError: the ledger cannot be read or written.
         """
+        self.read()
+        if self._journal.path.exists():  # a line torn by a crash must not swallow the next one
+            self._journal.compact(map(msgspec.json.encode, self._entries.values()))
+
+    def read(self) -> None:
+        """Only read; for somebody who looks while another process writes. Blocks.
+
+        Raises:
+            StorageError: the ledger cannot be read.
+        """
         entries = {}
         for line in self._journal.read():
             try:
@@ -83,12 +93,10 @@ class Budget:
                 continue  # a line nobody could have written whole
             entries[entry.id] = entry  # a settlement follows its reservation
         days = sorted({entry.day for entry in entries.values()})[-KEPT_DAYS:]
-        kept = {key: entry for key, entry in entries.items() if entry.day in days}
         self._entries, self._spent = {}, {}
-        for entry in kept.values():
-            self._count(entry)
-        if self._journal.path.exists():  # a line torn by a crash must not swallow the next one
-            self._journal.compact(map(msgspec.json.encode, kept.values()))
+        for entry in entries.values():
+            if entry.day in days:
+                self._count(entry)
 
     async def reserve(self, provider: str, tokens: int, usd: float) -> Reservation | None:
         """Set aside what a call may cost; ``None`` if the day's rest is less than that."""

@@ -175,19 +175,22 @@ def _invented(reply: Reply, prompt: Prompt) -> Rejected | None:
 
 
 def is_citation(cited: float, shown: float) -> bool:
-    """Whether ``cited`` is ``shown``, or ``shown`` with its last one or two digits rounded or cut off."""
-    if cited == shown:
-        return True
-    if shown == 0.0 or not isfinite(cited):
-        return False
-    digits = len(f"{abs(shown):.10g}".replace(".", "").split("e")[0].strip("0"))
-    for kept in range(max(2, digits - 2), digits):
-        step = 10.0 ** (floor(log10(abs(shown))) + 1 - kept)
-        cut = abs(shown) / step
-        for value in (round(cut) * step, floor(cut + 1e-9) * step):
-            if abs(abs(cited) - value) <= 1e-9 * abs(shown) and (cited > 0) == (shown > 0):
+    """Whether ``cited`` is ``shown``, or shortened: its last digits rounded or cut off.
+
+    Two digits may go, of four; of numbers from a thousand on, prices above all, only one.
+    """
+    if not isfinite(cited) or (cited > 0) != (shown > 0):
+        return cited == shown
+    size, claim = abs(shown), abs(cited)
+    if size == 0.0 or abs(claim - size) <= 1e-9 * size:
+        return claim == size or size > 0.0
+    digits = len(f"{size:.10e}".split("e")[0].replace(".", "").rstrip("0"))
+    for kept in range(max(2, digits - (1 if size >= 1_000 else 2)), digits):
+        step = 10.0 ** (floor(log10(size)) + 1 - kept)
+        for value in (floor(size / step + 0.5 + 1e-9) * step, floor(size / step + 1e-9) * step):
+            if abs(claim - value) <= 1e-9 * size:
                 return True
-    return abs(cited - shown) <= 1e-9 * abs(shown)
+    return False
 
 
 def _cites_only(text: str, known: Iterable[float]) -> bool:

@@ -52,7 +52,9 @@ class AISettings(msgspec.Struct, frozen=True, kw_only=True):
     mode: AIMode = AIMode.LIVE
     providers: tuple[str, ...] = ("groq", "dashscope", "openai")
     keys: Mapping[str, Secret] = {}
-    models: Mapping[str, tuple[str, ...]] = DEFAULT_MODELS
+    models: Mapping[str, tuple[str, ...]] = msgspec.field(
+        default_factory=lambda: dict(DEFAULT_MODELS)
+    )
     base_urls: Mapping[str, str] = {}
     prices: Mapping[str, Price] = {}
     min_interval_s: float = 60.0

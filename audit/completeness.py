@@ -99,28 +99,34 @@ def _count_gaps(scan: MonthScan, months: list[MonthRows]) -> None:
 
 
 def _edge_holes(scan: MonthScan, months: list[MonthRows]) -> list[Hole]:
-    """Before the first trade and after the last one no id tells; the official bars do, or the clock."""
+    """Before the first trade and after the last one no id tells; the official bars do, or the clock.
+
+    What is silent there in truth is proven from here on: see ``MonthScan.proven_ms``.
+    """
     ids, spans = scan.ids, scan.expected_ms
-    edges: list[tuple[int, int]] = []
-    if spans and ids.first_ms is not None and ids.last_ms is not None:
-        if ids.first_id is not None and ids.first_id > FIRST_ID:
-            edges.append((min(start for start, _ in spans), ids.first_ms))
-        edges.append((ids.last_ms, max(end for _, end in spans)))
-    elif spans:
-        edges = spans
+    if not spans:
+        return []
+    start_ms, end_ms = min(start for start, _ in spans), max(end for _, end in spans)
+    if ids.first_id is None or ids.first_ms is None or ids.last_ms is None:
+        edges = [(start_ms, end_ms)]
+    else:
+        edges = [(start_ms, ids.first_ms), (ids.last_ms, end_ms)]
+        if ids.first_id <= FIRST_ID:
+            edges[0] = (ids.first_ms, ids.first_ms)  # the market began with it
     holes = []
-    for start_ms, end_ms in edges:
-        silent_ms = _unproven_silence_ms(months, start_ms, end_ms)
-        if silent_ms > QUIET_MS:
-            hole = Hole(
-                kind="trades",
-                symbol=scan.symbol,
-                from_ms=start_ms,
-                until_ms=end_ms,
-                cause="no trades in the archive's month",
-                repair=Repair.ARCHIVE,
-            )
-            holes.append(hole)
+    for from_ms, until_ms in edges:
+        if _unproven_silence_ms(months, from_ms, until_ms) <= QUIET_MS:
+            scan.prove(from_ms, until_ms)
+            continue
+        hole = Hole(
+            kind="trades",
+            symbol=scan.symbol,
+            from_ms=from_ms,
+            until_ms=until_ms,
+            cause="no trades in the archive's month",
+            repair=Repair.ARCHIVE,
+        )
+        holes.append(hole)
     return holes
 
 
@@ -202,9 +208,8 @@ def _count_minutes(scan: MonthScan, month: MonthRows) -> None:
     for gap in scan.ids.found():
         first, last = ((t - month.start_ms) // MINUTE_MS for t in (gap.from_ms, gap.until_ms))
         has_gap[max(0, first) : max(0, last + 1)] = True
-    between = np.zeros(minutes, np.bool_)
-    if scan.ids.first_ms is not None and scan.ids.last_ms is not None:
-        between = (begins_ms >= scan.ids.first_ms) & (begins_ms + MINUTE_MS <= scan.ids.last_ms)
+    first_ms, last_ms = scan.proven_ms
+    between = (begins_ms >= first_ms) & (begins_ms + MINUTE_MS <= last_ms)
     counts = np.full(minutes, -1) if month.klines is None else month.klines["trade_count"]
     is_silent = is_expected & ~bars.has_trades
     is_zero = is_silent & ((counts == 0) | ((counts < 0) & between & ~has_gap))

@@ -109,6 +109,7 @@ class MonthScan:
         self.now_ms = now_ms
         self.ids = IdGaps()
         self.expected_ms: list[tuple[int, int]] = []  # by the archive's months
+        self._silence_ms: tuple[int, int] | None = None
 
     def month(self, month: str, on_progress: Callable[[float], None]) -> MonthRows:
         start_ms, end_ms = month_bounds_ms(month)
@@ -130,6 +131,19 @@ class MonthScan:
             self._stretch(found, at_ms)
             on_progress((at_ms + STRETCH_MS - start_ms) / (end_ms - start_ms))
         return found
+
+    @property
+    def proven_ms(self) -> tuple[int, int]:
+        """The time in which only gaps of ids are missing; empty if there is none."""
+        if self.ids.first_ms is None or self.ids.last_ms is None:
+            return self._silence_ms or (0, 0)
+        start_ms, end_ms = self._silence_ms or (self.ids.first_ms, self.ids.last_ms)
+        return min(start_ms, self.ids.first_ms), max(end_ms, self.ids.last_ms)
+
+    def prove(self, start_ms: int, end_ms: int) -> None:
+        """Nobody traded in this time, which borders on what is proven."""
+        known = self._silence_ms or (start_ms, end_ms)
+        self._silence_ms = (min(start_ms, known[0]), max(end_ms, known[1]))
 
     def archive_end_ms(self, about: AboutMonth | None, end_ms: int) -> int:
         """Up to when the archives in a month's file reach."""

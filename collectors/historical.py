@@ -16,7 +16,7 @@ from typing import Final, TextIO
 import msgspec
 import structlog
 
-from binance_api.errors import BadReply, Banned, ExchangeError, Forbidden, Unreachable
+from binance_api.errors import Banned, ExchangeError, Forbidden, Unreachable
 from binance_api.vision import VisionClient
 from collectors.historical_month import MonthCollector, MonthOutcome, MonthState
 from collectors.historical_progress import ProgressBars

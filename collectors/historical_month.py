@@ -125,6 +125,13 @@ class MonthCollector:
             ExchangeError: The archive could not be asked; what came so far is kept.
             StorageError: The disk refused.
         """
+        try:
+            return await self._brought_up(month, bar)
+        except DamagedFile as error:  # a file that was to be built on
+            self._set_aside(error)
+            return await self._brought_up(month, bar)
+
+    async def _brought_up(self, month: Month, bar: Bar) -> MonthOutcome:
         about = await self._present(month, bar)
         if about is not None and about.is_complete:
             return MonthOutcome(month=month, state=MonthState.PRESENT, about=about)
@@ -140,10 +147,10 @@ class MonthCollector:
         today = self._now_ms() // DAY_MS
         for day in range(today - 2, today - 9, -1):
             with contextlib.suppress(NotPublished):
-                ref = self._ref(
-                    Month(symbol=symbol, kind="klines", month=""), date_of(day * DAY_MS)
+                period = date_of(day * DAY_MS)
+                await self._client.checksum(
+                    ArchiveRef(market=self._market, kind="klines", symbol=symbol, period=period)
                 )
-                await self._client.checksum(ref)
                 return True
         return False
 
@@ -159,7 +166,7 @@ class MonthCollector:
             bar.show("verifying", 0, None)
             await self._in_thread(lambda: check_month(path))
         except DamagedFile as error:
-            set_aside(path.parent.parent, error)
+            self._set_aside(error)
             return None
         for part in about.parts:
             with contextlib.suppress(NotPublished):  # withdrawn: ours is all there is
@@ -303,7 +310,7 @@ class MonthCollector:
     def _outcome(self, month: Month, about: AboutMonth | None, *, is_new: bool) -> MonthOutcome:
         received = self._received.pop(month, 0)
         if about is None:
-            start_ms, end_ms = month_bounds_ms(month.month)
+            _, end_ms = month_bounds_ms(month.month)
             is_late = end_ms + NEVER_AFTER_MS > self._now_ms()
             note = "not yet, it seems" if is_late else "before the market existed, it seems"
             log.warning("history.not_published", month=month.name, reason=note)
@@ -326,6 +333,9 @@ class MonthCollector:
             downloaded_bytes=received,
             note=_note(month, about),
         )
+
+    def _set_aside(self, damaged: DamagedFile) -> None:
+        set_aside(self._paths.raw / "historical", damaged)
 
     def _ref(self, month: Month, period: str) -> ArchiveRef:
         return ArchiveRef(market=self._market, kind=month.kind, symbol=month.symbol, period=period)

@@ -23,7 +23,8 @@ class FileBar:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._stage, self._done, self._total = "asking", 0, None
+        self._stage, self._done = "asking", 0
+        self._total: int | None = None
 
     def show(self, stage: str, done: int, total: int | None) -> None:
         """``done`` of ``total`` bytes; ``None``: the end is not known."""

@@ -37,7 +37,7 @@ from microstructure.trade_flags import ValidatorSettings
 log = structlog.get_logger()
 
 _UP = (ConnectionState.SUBSCRIBED, ConnectionState.HEALTHY)
-_DOWN = (ConnectionState.DISCONNECTED, ConnectionState.CLOSED, ConnectionState.GAVE_UP)
+_LOST = (ConnectionState.DISCONNECTED, ConnectionState.GAVE_UP)
 
 
 class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,9 +145,9 @@ class Recorder:
         up = self._up[event.route]
         if event.state in _UP:
             up.add(event.socket_id)
-        elif event.state in _DOWN and event.socket_id in up:
+        elif event.state in (*_LOST, ConnectionState.CLOSED) and event.socket_id in up:
             up.discard(event.socket_id)
-            if not up:
+            if not up and event.state in _LOST:  # not where this run closes it
                 self._note_outage(Route(event.route), f"disconnected: {event.reason}")
 
     def _note_outage(self, route: Route, cause: str) -> None:
@@ -324,5 +324,4 @@ class Recorder:
             **self._held(),
             **self.rows.statistics(),
             **{f"files_{k}": v for k, v in self._files.statistics().items()},
-            **{f"validator_{k}": v for k, v in self.rows.validator.statistics().items()},
         }

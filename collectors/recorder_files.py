@@ -39,7 +39,6 @@ from lake.stream_files import (
 log = structlog.get_logger()
 
 METADATA: Final = {"orderflow.writer": "recorder"}
-SOURCE: Final = "stream"
 _TIME_MARGIN_MS: Final = 60_000
 """Spot depth has no exchange time: that of a frame read again may differ by so much."""
 _ATTRIBUTE_SLICE: Final = 2_000
@@ -116,8 +115,17 @@ class StreamWriter:
         """One table per kind and date, and the frames that are in none."""
         tables: list[tuple[Kind, pa.Table]] = []
         if rows.trades:
-            trades = trade_table(np.concatenate(rows.trades), self._symbols, SOURCE)
-            tables += [("trades", table) for _, table in by_date(trades)]
+            trades = np.concatenate(rows.trades)
+            is_streamed = trades["receive_time_ns"] != NO_VALUE
+            table = pa.concat_tables(
+                trade_table(part, self._symbols, source)
+                for part, source in (
+                    (trades[is_streamed], "stream"),
+                    (trades[~is_streamed], "rest"),
+                )
+                if len(part)
+            )
+            tables += [("trades", part) for _, part in by_date(table)]
         depth, faulty = self._depth(rows.tops)
         tables += [("depth", table) for _, table in by_date(depth)]
         return tables, faulty

@@ -45,7 +45,7 @@ class Position(msgspec.Struct, frozen=True):
 class Rows(msgspec.Struct, frozen=True):
     """What was received between two flushes."""
 
-    trades: list[np.ndarray]  # TRADE_DTYPE
+    trades: list[np.ndarray]  # TRADE_DTYPE; rows from REST have no receive time
     tops: list[DepthTop]
     frame_count: int
     payload_bytes: int
@@ -133,12 +133,19 @@ class StreamRows:
         decoded = decode_trades(payloads, stamps, self.index)
         self.reject(decoded.rejections)
         if len(decoded.rows):
-            self._on_trades(decoded.rows)
+            self._on_trades(decoded.rows, from_rest=False)
         return decoded.streams
 
-    def _on_trades(self, rows: np.ndarray) -> None:
+    def on_rest_trades(self, symbol: str, rows: np.ndarray) -> None:
+        """Take trades that follow the last one received, which no socket delivers (``TRADE_DTYPE``)."""
+        rows = rows[rows["agg_trade_id"] > (self.last_trade_id(symbol) or 0)]
+        rows["symbol_index"] = self.index[symbol]
+        if len(rows):
+            self._on_trades(rows, from_rest=True)
+
+    def _on_trades(self, rows: np.ndarray, *, from_rest: bool) -> None:
         now_ns = self._monotonic_ns()
-        checked = self.validator.check_trades(rows, now_ns)
+        checked = self.validator.check_trades(rows, now_ns, authoritative=from_rest)
         if len(checked.rejected_rows):
             self.reject(self._contradictions(checked.rejected_rows))
         if len(checked.rows):
@@ -352,7 +359,13 @@ class StreamRows:
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts since the start; what waits to be taken."""
-        return {**self._counts, "rows_waiting": self.row_count}
+        checked = self.validator.statistics()
+        return {
+            **self._counts,
+            "rows_waiting": self.row_count,
+            **{name: checked[name] for name in ("duplicates", "conflicts", "missing_ids")},
+            "clock_offset_ms": checked["clock_offset_ms"],
+        }
 
 
 def _timed(top: DepthTop, offset_ms: float) -> DepthTop:

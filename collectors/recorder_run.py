@@ -74,12 +74,15 @@ class StreamProber:
         before = self._rows.last_trade_id(symbol)
         if before is None:
             return None
-        reply = await self._rest.agg_trades(symbol, from_id=before + 1, limit=10, urgent=True)
+        reply = await self._rest.agg_trades(symbol, from_id=before + 1, limit=1_000, urgent=True)
         newest = int(reply.value["agg_trade_id"].max(initial=before))
         if newest <= before:
             return False
         await asyncio.sleep(_SETTLE_S)
-        return (self._rows.last_trade_id(symbol) or 0) < newest
+        is_stalled = (self._rows.last_trade_id(symbol) or 0) < newest
+        if is_stalled:  # what is at hand already need not wait for the stream to show the hole
+            self._rows.on_rest_trades(symbol, reply.value)
+        return is_stalled
 
     async def _has_newer_book(self, symbol: str) -> bool | None:
         before = self._rows.last_update_id(symbol)

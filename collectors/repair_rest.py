@@ -128,16 +128,16 @@ async def time_pages(
         ExchangeError: As ``id_pages``.
     """
     rows, is_last = _none(), True
-    for begin_ms in range(start_ms, end_ms, _HOUR_MS):  # a reply may end an hour after its start
-        reply = await history.agg_trades(symbol, start_ms=begin_ms, limit=PAGE)
-        rows, is_last = reply.value, len(reply.value) + reply.rejected_count < PAGE
+    for begin_ms in range(start_ms, end_ms, _HOUR_MS):  # a reply by time may end an hour later
+        rows = (await history.agg_trades(symbol, start_ms=begin_ms, limit=PAGE)).value
         if len(rows):
+            is_last = False
             break
     while True:
         times = rows["transact_time_ms"]
         is_end = is_last or bool((times >= end_ms).any())
         yield Page(rows[(times >= start_ms) & (times < end_ms)], None, is_end=is_end)
-        if is_end or not len(rows):
+        if is_end or not len(rows):  # the latter: a page that nobody can read
             return
         rows, is_last = await _page(history, symbol, int(rows["agg_trade_id"].max()) + 1, PAGE)
 

@@ -145,7 +145,26 @@ class RestBatch:
         """
         rows = np.concatenate(self._rows) if self._rows else None
         table = None if rows is None else trade_table(rows, self._symbols, "rest")
-        writer.write(table, self._settled)
+        writer.write(table, _joined(self._settled))
+
+
+def _joined(settled: Iterable[Settlement]) -> list[Settlement]:
+    """In order, the pages of one hole as one."""
+    joined: list[Settlement] = []
+    for one in sorted(settled, key=lambda one: (one.symbol, one.is_time, one.span)):
+        last = joined[-1] if joined else None
+        if last is not None and _continues(last, one) and last.times_ms and one.times_ms:
+            span, times_ms = (last.span[0], one.span[1]), (last.times_ms[0], one.times_ms[1])
+            joined[-1] = msgspec.structs.replace(last, span=span, times_ms=times_ms)
+        else:
+            joined.append(one)
+    return joined
+
+
+def _continues(last: Settlement, one: Settlement) -> bool:
+    return (last.symbol, last.state, last.by, last.is_time, last.span[1] + 1) == (
+        *(one.symbol, GapState.REPAIRED, one.by, one.is_time, one.span[0]),
+    )
 
 
 def found_runs(symbol: str, ids: np.ndarray, times_ms: np.ndarray, by: str) -> list[Settlement]:

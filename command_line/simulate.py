@@ -1,4 +1,4 @@
-"""The ``simulate`` verb: a Binance-compatible exchange on loopback."""
+"""The ``simulate`` verb: a Binance-compatible exchange on loopback, and AI providers beside it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def _add_arguments(parser: Parser) -> None:
     add("--speed", type=float, help="market seconds per second, default 1; 0: unpaced")
     add("--faults", metavar="PLAN", help="a fault plan (JSON or TOML), or random:SEED")
     add("--port", type=int, help="TCP port, default 0: any free one")
+    add(
+        "--ai",
+        metavar="SCRIPT",
+        nargs="?",
+        const="",
+        help="also serve the AI providers; SCRIPT says what they do, as in "
+        "groq=ok*3,rate_limited:30;dashscope=ok (without one they answer well)",
+    )
 
 
 def _run(given: dict[str, Any]) -> int:
@@ -36,7 +44,8 @@ def _run(given: dict[str, Any]) -> int:
             given["symbols"] = tuple(s for s in given["symbols"].upper().split(",") if s)
         if "market" in given:
             given["market"] = Market(given["market"])
-        return run_loop(serve(SimulatorSettings(**given)))
+        script = given.pop("ai", None)
+        return run_loop(serve(SimulatorSettings(**given), script))
 
 
 VERB = Verb(
@@ -45,6 +54,7 @@ VERB = Verb(
         "python main.py simulate",
         "python main.py simulate --seed 7 --port 0",
         "python main.py simulate --recording recordings/day.ndjson.gz --speed 10",
+        'python main.py simulate --ai "groq=ok*3,rate_limited:30"',
     ),
     add_arguments=_add_arguments,
     run=_run,

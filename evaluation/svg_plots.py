@@ -82,7 +82,7 @@ def curves_plot(curves: Curves) -> str:
         axes,
         parts,
         _time_ticks(first, int(axes.x1)),
-        [(v, f"{v:,.4g}") for v in _nice(axes.y0, axes.y1)],
+        [(v, _short(v)) for v in _nice(axes.y0, axes.y1)],
         "Cumulative gain",
         "time of exit, UTC",
         "sum of bps",
@@ -101,7 +101,7 @@ def histogram_plot(histogram: Histogram) -> str:
             if high > low:
                 parts.append(_bar(axes, k / count, (k + 1) / count, low, high, number))
     ticks = [(k / 5, f"{20 * k}%") for k in range(6)]
-    levels = [(v, f"{v:,.0f}") for v in _nice(0.0, axes.y1) if v == int(v)]
+    levels = [(v, _short(v)) for v in _nice(0.0, axes.y1) if v == int(v)]
     plot = _plot(axes, parts, ticks, levels, "Confidence", "confidence stated", "signals")
     return plot + _legend(["BUY or SELL", "HOLD"], dashed=False)
 
@@ -166,6 +166,14 @@ def _legend(names: Sequence[str], *, dashed: bool = True) -> str:
         )
         keys.append(f"<span>{mark}{html.escape(name)}</span>")
     return f'<p class="legend">{"".join(keys)}</p>'
+
+
+def _short(value: float) -> str:
+    """``2.5k``, ``-1M``: room for five characters."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
 
 
 def _nice(low: float, high: float, count: int = 5) -> list[float]:

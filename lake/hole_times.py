@@ -54,8 +54,10 @@ def touching_holes(start_ms: np.ndarray, end_ms: np.ndarray, holes: np.ndarray) 
     Returns:
         bool[m].
     """
-    # A window's milliseconds are start … end - 1, a hole's from + 1 … until - 1.
-    first = np.searchsorted(holes[:, 1] - 1, start_ms)  # the first hole that ends in or after it
+    # A window reaches from its first to its last ms, a hole lies strictly between its ends.
+    first = np.searchsorted(
+        holes[:, 1], start_ms, side="right"
+    )  # the first that ends after it began
     padded = np.append(holes[:, 0], NO_END_MS)
     touches: np.ndarray = padded[first] < end_ms - 1
     return touches

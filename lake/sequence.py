@@ -76,6 +76,8 @@ _ARCHIVE_KINDS: Final[Mapping[SequenceKind, HistoryKind]] = {
     "klines": "klines",
 }
 _READ_ATTEMPTS: Final = 20
+_SPILL_MS: Final = 3_600_000
+"""A month's archive may begin and end with trades of its neighbours."""
 _MOST_SLICES: Final = 4_096
 
 
@@ -217,7 +219,8 @@ def _month_readers(paths: LakePaths, wanted: Wanted) -> Iterator[tuple[Path, _Re
     in_file = AGG_TRADE_SCHEMA if kind == "aggTrades" else KLINE_SCHEMA
     names = [name for name in wanted.schema.names if name in in_file.names]
     for month in months_of(paths, wanted.symbol, kind):
-        if wanted.overlaps(*month_bounds_ms(month)):
+        start_ms, end_ms = month_bounds_ms(month)
+        if wanted.overlaps(start_ms - _SPILL_MS, end_ms + _SPILL_MS):
             path = month_path(paths, wanted.symbol, kind, month)
             yield path, _month_reader(paths, kind, month, names, wanted)
 

@@ -28,6 +28,8 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         flush_s: feature rows and signals reach the disk this often.
+        flush_rows: feature rows that wait for less than this long if they are so many: they and their
+            conversion are most of the memory that comes and goes (about 3 KiB a row).
         first_flush_s: the first time already after this; the wait then doubles up to ``flush_s``,
             so that a new run soon has something to show.
         side_flush_s: so do quarantine and gap ledger.
@@ -38,6 +40,7 @@ class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     flush_s: float = 60.0
+    flush_rows: int = 2_000
     first_flush_s: float = 5.0
     side_flush_s: float = 1.0
     merge_s: float = 3_600.0
@@ -125,6 +128,7 @@ class Storage:
         """Write what is due until cancelled; ``finish`` writes the rest."""
         flush_wait_s = min(self._settings.first_flush_s, self._settings.flush_s)
         next_flush = self._monotonic() + flush_wait_s
+        rows_due = self._settings.flush_rows
         next_side = self._monotonic() + self._settings.side_flush_s
         next_merge = self._monotonic() + self._settings.first_merge_s
         while True:
@@ -141,10 +145,12 @@ class Storage:
             if now >= next_side:
                 next_side = now + self._settings.side_flush_s
                 await self._in_thread(self._flush_side)
-            if now >= next_flush:
+            if now >= next_flush or self._outputs.features.pending_count >= rows_due:
                 flush_wait_s = min(2 * flush_wait_s, self._settings.flush_s)
                 next_flush = now + flush_wait_s
                 await self._in_thread(self._flush_rows)
+                # what a failed flush left does not count: it is retried in its time
+                rows_due = self._outputs.features.pending_count + self._settings.flush_rows
             if now >= next_merge:
                 next_merge = now + self._settings.merge_s
                 await self._in_thread(self._merge)

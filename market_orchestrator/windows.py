@@ -41,7 +41,7 @@ class WindowSettings(msgspec.Struct, frozen=True, kw_only=True):
     hold_ms: int = 3_000
     retain_ms: int = 30_000
     silence_ms: int = 5_000
-    batch_symbols: int = 100
+    batch_symbols: int = 50
 
 
 class Head(enum.Enum):
@@ -146,7 +146,7 @@ class _Lane:
     def append(self, group: _Group) -> None:
         need = self.count + len(group.plain)
         if need > len(self.rows):
-            grown = np.empty(max(need, 2 * len(self.rows)), dtype=_PLAIN)
+            grown = np.empty(max(need, len(self.rows) * 3 // 2), dtype=_PLAIN)
             grown[: self.count] = self.plain[: self.count]
             self.plain, self.rows = grown, grown.view(TRADE_DTYPE)
         self.plain[self.count : need] = group.plain
@@ -182,16 +182,14 @@ class _Lane:
             self.monotonic = False
 
     def prune(self, before_ms: int) -> None:
-        """Forget trades before a time, once that frees half of them."""
-        rows = self.rows[: self.count]
-        if not self.count or (
-            self.monotonic and before_ms <= rows["transact_time_ms"][self.count // 2]
-        ):
+        """Forget trades before a time, once that frees a quarter of them."""
+        times = self.rows["transact_time_ms"][: self.count]
+        if not self.count or (self.monotonic and before_ms <= times[self.count // 4]):
             return
-        keep = rows["transact_time_ms"] >= before_ms
+        keep = times >= before_ms
         kept = int(np.count_nonzero(keep))
-        if kept * 2 <= self.count:
-            self.rows[:kept] = rows[keep]
+        if kept * 4 <= self.count * 3:
+            self.plain[:kept] = self.plain[: self.count][keep]
             self.count = kept
             if kept and not self.monotonic:
                 ids, times = self.rows["agg_trade_id"][:kept], self.rows["transact_time_ms"][:kept]

@@ -7,6 +7,7 @@ Consumes past trades, the clock and scripted faults → serves ``/data/…/NAME.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import re
 from collections import Counter
@@ -197,19 +198,24 @@ class VisionArchive:
         if wanted:
             headers["Content-Range"] = f"bytes {start}-{size - 1}/{size}"
         response = web.StreamResponse(status=206 if wanted else 200, headers=headers)
-        await response.prepare(request)
-        middle = start + (size - start) // 2
-        await self._write(response, file.data[start:middle])
+        with contextlib.suppress(ConnectionError):  # the client has gone: its own affair
+            await response.prepare(request)
+            await self._body(request, response, name, file.data[start:])
+        return response
+
+    async def _body(
+        self, request: web.Request, response: web.StreamResponse, name: ArchiveName, data: bytes
+    ) -> None:
+        middle = len(data) // 2
+        await self._write(response, data[:middle])
         stall = self._acting(VisionFaultKind.STALL, name)
         if stall is not None:
             await asyncio.sleep(stall.delay_ms / 1_000)
-        if self._acts(VisionFaultKind.CUT, name):
-            if request.transport is not None:
-                request.transport.abort()
-            return response
-        await self._write(response, file.data[middle:])
+        if self._acts(VisionFaultKind.CUT, name) and request.transport is not None:
+            request.transport.abort()
+            return
+        await self._write(response, data[middle:])
         await response.write_eof()
-        return response
 
     async def _write(self, response: web.StreamResponse, data: bytes) -> None:
         for start in range(0, len(data), _PIECE_BYTES):

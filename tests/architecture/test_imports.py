@@ -46,10 +46,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("rules_analyst", "lake"),
     },
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
+    "collectors": {"domain", "binance_api", "lake"},
+    "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
         *("evaluation", "feature_store"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
+        "collectors.historical",
         "market_orchestrator.market_orchestrator",
     },
     "main": {"domain", "command_line"},

@@ -20,7 +20,7 @@ from tests.pipeline_samples import DAY, WINDOW_MS, metrics, snapshot
 
 SETTINGS = PipelineSettings(
     absorption=AbsorptionSettings(minimum_bars=3),
-    features=FeatureSettings(zscore_lookback_s=50, zscore_minimum_windows=2)
+    features=FeatureSettings(zscore_lookback_s=50, zscore_minimum_windows=2),
 )
 COMMON_PRICES = st.integers(1, 10**9).map(lambda n: Decimal(n).scaleb(-4))
 COMMON_AMOUNTS = st.integers(0, 10**6).map(lambda n: Decimal(n).scaleb(-3))

@@ -91,7 +91,7 @@ def test_a_day_is_closed_only_when_its_last_rows_can_be_on_disk(paths):
     midnight = date_start_ms(NEW_DATE)
     for start in (0, 10):
         write(paths, trades(range(start, start + 10)))
-    (first,) = compaction.compact_due(midnight + 1)
+    compaction.compact_due(midnight + 1)
     write(paths, trades(range(20, 30)))
     assert compaction.compact_due(midnight + 599_999) == []
     assert compaction.compact_due(midnight + 600_000) != []
