@@ -322,7 +322,8 @@ class Settings(BaseSettings):
     )
 
     raw_data_dir: Path | None = Field(
-        None, description="replaces the raw subtree of the data folder (recordings, history, klines)"
+        None,
+        description="replaces the raw subtree of the data folder (recordings, history, klines)",
     )
     curated_data_dir: Path | None = Field(
         None, description="replaces the curated subtree of the data folder"
@@ -353,6 +354,27 @@ class Settings(BaseSettings):
     )
     disk_stop_mib: int = Field(
         256, ge=0, description="less than this stops a recorder cleanly, MiB; 0: never"
+    )
+    retention_days_stream_trades: int = Field(
+        0, ge=0, le=100_000, description="days of recorded trades that prune keeps; 0: all"
+    )
+    retention_days_stream_depth: int = Field(
+        0, ge=0, le=100_000, description="days of recorded books that prune keeps; 0: all"
+    )
+    retention_days_historical: int = Field(
+        0,
+        ge=0,
+        le=100_000,
+        description="days of months of the archive, counted from their last day that prune keeps; 0: all",
+    )
+    retention_days_features: int = Field(
+        0, ge=0, le=100_000, description="days of feature rows that prune keeps; 0: all"
+    )
+    retention_days_signals: int = Field(
+        0, ge=0, le=100_000, description="days of signals that prune keeps; 0: all"
+    )
+    retention_days_quarantine: int = Field(
+        0, ge=0, le=100_000, description="days of rejected input that prune keeps; 0: all"
     )
     binance_vision_url: HttpHost = Field(
         DEFAULT_VISION_BASE, description="host of the archive of past days and months"

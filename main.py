@@ -42,6 +42,8 @@ VERBS = {
     "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
     "signals": "past signals against what the market then did: hits, money, calibration",
     "audit": "is what is stored whole? a certificate for every hour",
+    "repair": "fill the recorder's holes from REST and the archive, once",
+    "prune": "delete days older than you want to keep; --dry-run says what would go",
     "doctor": "check Python, settings, disk, clock and the exchange; say what to do",
 }
 _OVERVIEW = """\

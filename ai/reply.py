@@ -184,7 +184,8 @@ def is_citation(cited: float, shown: float) -> bool:
     size, claim = abs(shown), abs(cited)
     if size == 0.0 or abs(claim - size) <= 1e-9 * size:
         return claim == size or size > 0.0
-    digits = len(f"{size:.10e}".split("e")[0].replace(".", "").rstrip("0"))
+    text = f"{size:.10g}".split("e")[0].replace(".", "")
+    digits = len(text if size >= 1_000 else text.strip("0"))
     for kept in range(max(2, digits - (1 if size >= 1_000 else 2)), digits):
         step = 10.0 ** (floor(log10(size)) + 1 - kept)
         for value in (floor(size / step + 0.5 + 1e-9) * step, floor(size / step + 1e-9) * step):

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
 from audit.certificate import Hole, Hour
-from audit.completeness import audit_symbol, held_months
+from audit.completeness import SymbolAudit, audit_symbol, held_months
 from audit.month_scan import MonthAudit
 from audit.rest_check import RestCheck, compare_with_rest, exchange_time_ms
 from audit.tables import certificate_text, months_table, remarks
@@ -91,13 +92,15 @@ async def check_completeness(
     now_ms = await exchange_time_ms(rest) if rest_pages else None
     found = []
     for symbol in symbols:
-        audited = await asyncio.to_thread(
-            audit_symbol,
-            paths,
-            symbol,
-            chosen[symbol],
-            now_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
-            on_progress=functools.partial(on_progress, symbol),
+        audited = await _in_thread(
+            functools.partial(
+                audit_symbol,
+                paths,
+                symbol,
+                chosen[symbol],
+                now_ms=time.time_ns() // 1_000_000 if now_ms is None else now_ms,
+            ),
+            functools.partial(on_progress, symbol),
         )
         check = None
         if rest_pages and chosen[symbol]:
@@ -120,6 +123,27 @@ async def check_completeness(
         symbols=found,
         has_holes=any(symbol.holes for symbol in found),
     )
+
+
+class _Cancelled(Exception):
+    """The task that waited for a thread is gone."""
+
+
+async def _in_thread(
+    work: Callable[..., SymbolAudit], on_progress: Callable[[str, float], None]
+) -> SymbolAudit:
+    """Run an audit in a thread that ends soon after this task is cancelled."""
+    is_over = threading.Event()
+
+    def progress(month: str, done: float) -> None:
+        if is_over.is_set():
+            raise _Cancelled
+        on_progress(month, done)
+
+    try:
+        return await asyncio.to_thread(work, on_progress=progress)
+    finally:
+        is_over.set()
 
 
 def _chosen(stored: list[str], first: str | None, last: str | None) -> list[str]:

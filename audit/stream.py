@@ -81,12 +81,11 @@ class SymbolStream(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def latest_files(paths: LakePaths) -> dict[Literal["trades", "depth"], FileSample]:
-    """The newest recorded file of each kind, as far as there is one that can be read."""
+    """The file with the newest frames of each kind, as far as there is one that can be read."""
     found: dict[Literal["trades", "depth"], FileSample] = {}
     for kind in ("trades", "depth"):
         for date in reversed(stream_dates(paths, kind)):
-            files = sorted(stream_files(paths, kind, date), key=lambda path: path.stat().st_mtime)
-            for path in reversed(files):
+            for path in reversed(stream_files(paths, kind, date)):
                 try:
                     found[kind] = sample_of(path)
                 except (DamagedFile, FileNotFoundError):  # the audit itself names a damaged one

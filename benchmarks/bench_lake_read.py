@@ -25,6 +25,8 @@ import pyarrow as pa
 from benchmarks.report import arguments, machine, publish, spread, versions
 from domain.market import TRADE_DTYPE
 from lake import read
+from lake.historical_files import AGG_TRADE_SCHEMA, LAYOUTS, month_path
+from lake.month_run import RunWriter
 from lake.paths import LakePaths
 from lake.stream_files import stream_files, trade_table, write_stream_file
 
@@ -62,6 +64,15 @@ def write_day(folder: Path, rows: np.ndarray) -> Path:
     return path
 
 
+def write_month(folder: Path, rows: np.ndarray) -> None:
+    """The same trades once more, in the archive's month."""
+    table = trade_table(rows, [SYMBOL], "stream").select(AGG_TRADE_SCHEMA.names)
+    table = table.cast(AGG_TRADE_SCHEMA)
+    path = month_path(LakePaths.of(folder), SYMBOL, "aggTrades", DATE[:7])
+    with RunWriter(path, LAYOUTS["aggTrades"]) as run:
+        run.append(table)
+
+
 def once(work: Callable[[], Any]) -> float:
     began = time.perf_counter()
     found = work()
@@ -84,6 +95,10 @@ def compare(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "trades", *day, data_dir=folder, as_="pandas"
         ),
     }
+    both = folder / "both"
+    write_day(both, day_of_trades(count))
+    write_month(both, day_of_trades(count))
+    cases["lake.read, every row in the archive too"] = lambda: read("trades", *day, data_dir=both)
     took: dict[str, list[float]] = {name: [] for name in cases}
     for name, work in cases.items():  # the page cache and the libraries are warm from here on
         if len(work()) != count:

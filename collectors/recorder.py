@@ -211,7 +211,7 @@ class Recorder:
             StorageError: The disk refused; what is in the journal is recovered at the next start.
         """
         try:
-            await self._flush()
+            await self.flush()
             await self._journal.sync()  # removes the segments that are done
         finally:
             await self._journal.close()
@@ -249,7 +249,7 @@ class Recorder:
                 pass
             self._flush_now.clear()
             try:
-                await self._flush()
+                await self.flush()
                 wait_s = self.settings.flush_interval_s
             except StorageError as error:
                 self._counts["failed_flushes"] += 1
@@ -273,9 +273,13 @@ class Recorder:
 
     # --- flushing -------------------------------------------------------------------------
 
-    async def _flush(self) -> None:
-        """Seal what is held and write all that is sealed."""
-        if self.rows.frame_count:
+    async def flush(self) -> None:
+        """Seal what is held and write all that is sealed.
+
+        Raises:
+            StorageError: The disk refused; what is not written is kept for the next call.
+        """
+        if self.rows.frame_count or self.rows.row_count:
             self.holes.enter(0.0)
             self.rows.forget()
             segment = self._journal.seal(self._state())

@@ -17,6 +17,7 @@ from collectors.repair_plan import Turn, turn_of
 from domain.events import GapState
 from domain.market import Market
 from lake.gap_ledger import Gap, GapLedger
+from lake.part_files import date_of
 from lake.paths import LakePaths
 
 _SOURCES = ("rest", "archive", "stream")
@@ -61,6 +62,44 @@ class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
     def waiting_holes(self) -> int:
         """Holes that a later pass may repair."""
         return sum(symbol.waiting_holes for symbol in self.symbols)
+
+    @property
+    def exit_code(self) -> int:
+        """0: nothing is left to do; 4: holes are left that may be repaired later."""
+        return 4 if self.waiting_holes else 0
+
+    def text(self) -> str:
+        """The table for people; symbols that lack and lacked nothing are not in it."""
+        if not self.symbols:
+            lines = ["No trades are missing."]
+        else:
+            lines = [_HEADER, *(_line(symbol) for symbol in self.symbols)]
+        if self.permanent_depth_holes:
+            lines.append(f"{self.permanent_depth_holes:,} holes in depth are permanent: see audit.")
+        if self.failed_requests:
+            lines.append(f"{self.failed_requests:,} requests failed: the log says why.")
+        if self.waiting_holes:
+            lines.append(
+                f"{self.waiting_holes:,} holes may be repaired later: run repair again, or the "
+                "recorder, which does so by itself."
+            )
+        return "\n".join(lines)
+
+
+_HEADER = (
+    f"{'symbol':<14}{'missing':>13}{'from REST':>13}{'archive':>13}{'stored':>10}"
+    f"{'waiting':>13}  {'until':<16}{'permanent':>11}"
+)
+
+
+def _line(symbol: SymbolReport) -> str:
+    rest, archive, stored = (symbol.repaired[source] for source in _SOURCES)
+    waiting = f"{symbol.waiting:,}" if symbol.waiting else f"{symbol.waiting_holes:,} holes"
+    until = "-" if symbol.until_ms is None else f"{date_of(symbol.until_ms)}"
+    return (
+        f"{symbol.symbol:<14}{symbol.missing:>13,}{rest:>13,}{archive:>13,}{stored:>10,}"
+        f"{waiting if symbol.waiting_holes else 0:>13}  {until:<16}{symbol.permanent:>11,}"
+    )
 
 
 async def repair_once(

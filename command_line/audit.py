@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from command_line.running import run_loop
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
+from domain.errors import StorageError
 
 if TYPE_CHECKING:
     from audit.check_completeness import CompletenessReport
@@ -60,7 +61,13 @@ def _run(given: dict[str, Any]) -> int:
         if report is None:  # stopped by a signal
             return 0
         print(report.text())
-        _write(report, target or settings.paths.root / "audit" / f"{what}-{_stamp()}.json")
+        default = settings.paths.root / "audit" / f"{what}-{_stamp()}.json"
+        try:
+            _write(report, target or default)
+        except StorageError as error:  # a folder kept read-only can be audited all the same
+            if target is not None:
+                raise
+            print(f"\nno report: {error}", file=sys.stderr)
     return HOLES_EXIT_CODE if report.has_holes else 0
 
 

@@ -3,6 +3,7 @@
 OrderFlowError
 ├── ConfigError            bad flag, bad variable, folder in use or not writable   (exit 2)
 ├── DataFolderError        the data folder belongs to another source or process    (exit 2)
+│   └── FolderInUse            by another process of the same role
 ├── SourceError            a recording that cannot be read                         (exit 2)
 ├── StorageError           the disk refused a write for good                       (exit 1)
 ├── ConnectionLost         every socket of a route failed too often in a row       (exit 3)
@@ -24,6 +25,10 @@ class ConfigError(OrderFlowError):
 
 class DataFolderError(ConfigError):
     """The data folder is in use, not writable, or holds data of another source."""
+
+
+class FolderInUse(DataFolderError):
+    """Another process of the same role has the data folder."""
 
 
 class SourceError(ConfigError):

@@ -231,6 +231,7 @@ def _sources(
         )
     summaries = [r.summary for r in reports if r.summary is not None]
     judged = {s.source: s for s in _judged_together(summaries)}
+    reports.sort(key=lambda r: (r.name != _RULES, r.name))  # what all are compared with comes first
     return [msgspec.structs.replace(r, summary=judged.get(r.name)) for r in reports]
 
 

@@ -26,8 +26,8 @@ from evaluation.wording import (
 )
 
 _INDENT: Final = "  "
-_NARROWEST: Final = 40
-_WIDEST: Final = 160
+_NARROWEST: Final = 60
+_WIDEST_PROSE: Final = 110
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -41,15 +41,16 @@ class Column(msgspec.Struct, frozen=True):
 
 def render_text(report: Report, width: int) -> str:
     """The whole report."""
-    width = min(max(width, _NARROWEST), _WIDEST)
+    width = max(width, _NARROWEST)
+    prose = min(width, _WIDEST_PROSE)
     lines: list[str] = []
     for statement in header(report):
-        lines += textwrap.wrap(statement, width)
+        lines += textwrap.wrap(statement, prose)
     for source in report.sources:
         lines += ["", *_source(source, width)]
     if report.slices:
         lines += ["", "slices", *_slices(report.slices, width)]
-        lines += ["", *textwrap.wrap(together(report), width)]
+        lines += ["", *textwrap.wrap(together(report), prose)]
     return "\n".join(lines) + "\n"
 
 
@@ -58,7 +59,9 @@ def _source(source: SourceReport, width: int) -> list[str]:
     for topic, sentence in findings(source):
         lead = f"{_INDENT}{topic:<14}"
         rest = " " * len(lead)
-        lines += textwrap.wrap(sentence, width, initial_indent=lead, subsequent_indent=rest)
+        lines += textwrap.wrap(
+            sentence, min(width, _WIDEST_PROSE), initial_indent=lead, subsequent_indent=rest
+        )
     if source.baselines:
         rows = source.baselines
         lines += [
@@ -79,24 +82,29 @@ def _source(source: SourceReport, width: int) -> list[str]:
 
 
 def _slices(slices: Sequence[SliceReport], width: int) -> list[str]:
-    named = [f"{printable(s.source)} {s.dimension} {printable(s.value)}" for s in slices]
+    named = [f"{shortened(s.source)} {s.dimension} {shortened(s.value)}" for s in slices]
+    bases = [s.hit_rate.base_rate if s.hit_rate else None for s in slices]
     skills = [s.probability_brier or s.confidence_brier for s in slices]
     return table(
         [
             Column("slice", named, is_text=True),
-            Column("signals", [f"{s.signals:,}" for s in slices], 5),
-            Column("calls", [f"{s.calls:,}" for s in slices]),
-            Column("right", [hit_interval(s.hit_rate) for s in slices]),
-            Column(
-                "base", [percent(s.hit_rate.base_rate if s.hit_rate else None) for s in slices], 1
-            ),
-            Column("net bps/call", [interval(s.net_bps) for s in slices], 2),
-            Column("rank corr.", [interval(s.rank_correlation, 2) for s in slices], 3),
-            Column("Brier skill", [interval(k.skill if k else None, 2) for k in skills], 4),
+            Column("signals", [f"{s.signals:,}" for s in slices], 7),
+            Column("calls", [f"{s.calls:,}" for s in slices], 1),
+            Column("right", [hit_interval(s.hit_rate) for s in slices], 2),
+            Column("base", [percent(base) for base in bases], 3),
+            Column("net bps/call", [interval(s.net_bps) for s in slices], 4),
+            Column("rank corr.", [interval(s.rank_correlation, 2) for s in slices], 5),
+            Column("Brier skill", [interval(k.skill if k else None, 2) for k in skills], 6),
             Column("verdict", [s.verdict.value for s in slices], is_text=True),
         ],
         width,
     )
+
+
+def shortened(name: str, size: int = 14) -> str:
+    """A name that fits, its middle left out."""
+    text = printable(name)
+    return text if len(text) <= size else f"{text[: size // 2 - 1]}..{text[1 - size + size // 2 :]}"
 
 
 def table(columns: Sequence[Column], width: int) -> list[str]:

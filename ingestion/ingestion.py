@@ -21,10 +21,10 @@ from binance_api.errors import ExchangeError, RateLimited
 from binance_api.rest import RestClient, RestSettings
 from domain.intervals import INTERVAL_MS, next_open_ms
 from domain.market import Kline, Market
+from domain.times import When, time_ms
 from ingestion.day_files import DayFiles, Fetched
 from ingestion.kline_gaps import KlineGap, expected_opens, runs
 from lake.paths import LakePaths
-from lake.reading import When, time_ms
 
 if TYPE_CHECKING:
     from config import Settings

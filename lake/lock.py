@@ -15,7 +15,7 @@ from typing import Final, Self
 
 import msgspec
 
-from domain.errors import DataFolderError, StorageError
+from domain.errors import DataFolderError, FolderInUse, StorageError
 from lake.atomic import ensure_folder
 
 if sys.platform == "win32":
@@ -43,7 +43,8 @@ class FolderLock:
         role: One word naming the kind of process, as users know it.
 
     Raises:
-        DataFolderError: On entering: held by another process, or the folder cannot be written.
+        FolderInUse: On entering: held by another process.
+        DataFolderError: On entering: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, role: str) -> None:
@@ -116,14 +117,14 @@ class FolderLock:
             self.release()
             raise not_writable(self._folder, error) from error
 
-    def _in_use(self) -> DataFolderError:
+    def _in_use(self) -> FolderInUse:
         holder = self.holder()
         who = (
             f"with pid {holder.pid}, started {holder.started_at}"
             if holder
             else "of another process"
         )
-        return DataFolderError(
+        return FolderInUse(
             f"data folder {self._folder} is in use by the {self._role} {who}; "
             "stop it or choose another --data-dir"
         )

@@ -6,15 +6,14 @@ sequence without overlap, each labelled with its ``source``; and the entries of 
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, cast, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
 
-import numpy as np
 import pyarrow as pa
 
 from domain.events import GapState
 from domain.market import Market
+from domain.times import When, time_ms
 from lake.columns import mask_array, numpy_of
 from lake.gap_ledger import Gap, read_gaps
 from lake.hole_times import hole_times, touching_holes
@@ -27,12 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import polars as pl
 
-type When = int | str | dt.datetime | dt.date | None
-"""UTC: milliseconds since the epoch, ISO 8601 text, or a datetime; without a zone it is UTC."""
-
 RECORDER: Final = "recorder"
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-_MILLISECOND: Final = dt.timedelta(milliseconds=1)
 
 
 @overload
@@ -189,28 +183,6 @@ def _overlaps(gap: Gap, start_ms: int | None, end_ms: int | None) -> bool:
     return (end_ms is None or gap.from_ms is None or gap.from_ms < end_ms) and (
         start_ms is None or gap.until_ms is None or gap.until_ms > start_ms
     )
-
-
-def time_ms(when: When) -> int | None:
-    """A time in UTC ms; ``None`` stays ``None``.
-
-    Raises:
-        ValueError: Text that is no ISO 8601 time.
-        TypeError: Neither a number, nor text, nor a date.
-    """
-    if when is None or (isinstance(when, int | np.integer) and not isinstance(when, bool)):
-        return None if when is None else int(when)
-    if isinstance(when, str):
-        try:
-            when = dt.datetime.fromisoformat(when)
-        except ValueError:
-            raise ValueError(f"{when!r} is no time, write it as 2024-07-18T23:57:00") from None
-    if isinstance(when, dt.date) and not isinstance(when, dt.datetime):
-        when = dt.datetime(when.year, when.month, when.day, tzinfo=dt.UTC)
-    if not isinstance(when, dt.datetime):
-        raise TypeError(f"a time is ms, ISO text or a datetime, not {type(when).__name__}")
-    moment = when if when.tzinfo is not None else when.replace(tzinfo=dt.UTC)
-    return (moment - _EPOCH) // _MILLISECOND
 
 
 def _paths(data_dir: Path | str, market: Market | str, raw_dir: Path | str | None) -> LakePaths:

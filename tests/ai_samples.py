@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 from pydantic import SecretStr
 
 from ai.journal import CallRecord
@@ -28,6 +29,9 @@ CANARY = {
     "openai": "canary~%key$93ce10",
 }
 PROVIDERS = ("groq", "dashscope", "openai")
+needs_full_disk = pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="a device that is always full is needed"
+)
 
 _ROW: dict[str, Any] = {
     "symbol": "BTCUSDT",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -101,7 +100,7 @@ def archive(
         absent_days=absent_days,
     )
     zipped.unlink()
-    return cast("AboutMonth", about)
+    return about
 
 
 def trade_lines(rows: np.ndarray) -> list[str]:

@@ -12,7 +12,7 @@ from evaluation.forward_returns import Outcomes, Status, market_returns, outcome
 from evaluation.prices import SymbolPrices
 from evaluation.reference import MarketSamples, pairs_of, reference_of
 from evaluation.signal_columns import SignalColumns
-from evaluation.slices import Decisions, SliceReport, measure
+from evaluation.slices import Decisions, measure
 from feature_store import FeatureStore
 from lake.signal_store import signal_store
 from tests.lake_fakes import feature_row
@@ -77,8 +77,8 @@ def scored_against(market: SymbolPrices, signals: SignalColumns, fee_bps: float 
     return outcomes_of(signals, {0: market}, fee_bps=fee_bps, rules_source=None)
 
 
-def judged(market: SymbolPrices, signals: SignalColumns, fee_bps: float = 5.0) -> SliceReport:
-    """All scores of one symbol's signals."""
+def judged(market: SymbolPrices, signals: SignalColumns, fee_bps: float = 5.0) -> Any:
+    """The ``SliceReport`` of one symbol\'s signals; ``Any`` since a test knows what is there."""
     outcomes = scored_against(market, signals, fee_bps)
     scored = outcomes.take(outcomes.status == Status.SCORED)
     samples = MarketSamples(1)
@@ -122,7 +122,7 @@ def knowing_signals(seed: int, mid: np.ndarray, skill: float) -> SignalColumns:
 
 
 def write_market(
-    root: Path, mid: np.ndarray, symbol: str = "BTCUSDT", start_ms: int = T0, **fields: Any
+    root: Path, mid: Any, symbol: str = "BTCUSDT", start_ms: int = T0, **fields: Any
 ) -> None:
     """One feature row per price."""
     store = FeatureStore(root)

@@ -116,15 +116,17 @@ def is_named(gaps: Sequence[Gap], symbol: str, time_ms: int) -> bool:
 
 
 def unnamed_books(paths: LakePaths, sent: Books) -> list[tuple[str, int]]:
-    """Books sent, neither stored nor named as missing, after the first one that is stored."""
+    """Books sent that are neither stored nor named as missing, between the first and last stored."""
     found, gaps = stored_books(paths), holes(paths, "depth")
-    first = {symbol: min(t[0] for (s, _), t in found.items() if s == symbol) for symbol, _ in found}
+    times: dict[str, list[int]] = {}
+    for (symbol, _), (time_ms, *_rest) in found.items():
+        times.setdefault(symbol, []).append(time_ms)
     return [
-        key
-        for key, (time_ms, *_) in sent.items()
-        if key not in found
-        and time_ms > first.get(key[0], 2**62)
-        and not is_named(gaps, key[0], time_ms)
+        (symbol, update_id)
+        for (symbol, update_id), (time_ms, *_rest) in sent.items()
+        if (symbol, update_id) not in found
+        and min(times[symbol]) < time_ms < max(times[symbol])
+        and not is_named(gaps, symbol, time_ms)
     ]
 
 

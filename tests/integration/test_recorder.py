@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lake.paths import LakePaths
 from simulator.faults import FaultKind, FaultPlan
 from tests.integration.conftest import Market, MarketOf
-from tests.integration.recorder_runs import Sent, check_lake, record_through, sent_in
+from tests.integration.recorder_runs import (
+    Sent,
+    check_lake,
+    holes,
+    record_through,
+    sent_in,
+    stored_books,
+)
 
 LONG = pytest.mark.long
 QUIET_TAIL_MS = 15_000
@@ -29,7 +37,7 @@ def _sent(recording: Path) -> Sent:
     return sent_in(recording)
 
 
-def check(market: Market, paths: LakePaths, plan: FaultPlan | None = None, **given: object) -> None:
+def check(market: Market, paths: LakePaths, plan: FaultPlan | None = None, **given: Any) -> None:
     sent = _sent(market.recording)
     exchange = record_through(market.recording, paths, sent, faults=plan, **given)
     if plan is not None:
@@ -50,7 +58,12 @@ def plan_of(
 def test_a_sound_connection_is_recorded_exactly(
     market_of: MarketOf, paths: LakePaths, name: str
 ) -> None:
-    check(market_of(name), paths)
+    market = market_of(name)
+    check(market, paths)
+    sent, found = _sent(market.recording).books, stored_books(paths)
+    assert holes(paths, "depth") == holes(paths, "trades") == []
+    first = min(sent[key][0] for key in found)  # trades are subscribed to first
+    assert {key for key, book in sent.items() if book[0] >= first} == set(found)
 
 
 @pytest.mark.parametrize("redundancy", [1, 2])

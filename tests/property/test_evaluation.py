@@ -18,25 +18,27 @@ from evaluation.slices import SliceReport
 from tests.signal_market import T0, WINDOW_MS, columns, judged, prices, scored_against
 
 COUNT = 40
-price_paths = st.lists(
-    st.one_of(st.just(float("nan")), st.floats(0.01, 1e6)), min_size=COUNT, max_size=COUNT
-)
 holes = st.sets(st.integers(0, COUNT - 1), max_size=6)
 chance = st.one_of(st.just(float("nan")), st.floats(0.0, 1.0))
 
 
 @st.composite
 def markets(draw: st.DrawFn) -> SymbolPrices:
-    spread = draw(
-        st.lists(st.sampled_from([0.0, 0.5, float("nan")]), min_size=COUNT, max_size=COUNT)
-    )
-    delta = draw(st.lists(st.floats(-1e6, 1e6), min_size=COUNT, max_size=COUNT))
+    """Wild prices of any size with unknown ones among them, holes, spreads of zero and unknown."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32)))
+    known = draw(st.sampled_from([0.0, 0.5, 0.95, 1.0]))
+
+    def path() -> np.ndarray:
+        moves = random.choice([0.0, 1e-6, 1e-3, 0.3], COUNT) * random.normal(size=COUNT)
+        values = draw(st.sampled_from([1e-8, 1.0, 65_000.0])) * np.exp(np.cumsum(moves))
+        return np.where(random.random(COUNT) < known, values, np.nan)
+
     return prices(
-        draw(price_paths),
-        close=np.array(draw(price_paths)),
+        path(),
+        close=path(),
         holes=draw(holes),
-        spread_bps=np.array(spread),
-        delta=np.array(delta),
+        spread_bps=random.choice([0.0, 0.5, np.nan], COUNT),
+        delta=random.choice([0.0, 1e-8, 1e6], COUNT) * random.normal(size=COUNT),
     )
 
 
@@ -53,7 +55,7 @@ def signals(draw: st.DrawFn) -> SignalColumns:
                 *(chance for _ in range(4)),
             ),
             min_size=1,
-            max_size=40,
+            max_size=15,
         )
     )
     window, direction, lag, latency, horizon, confidence, *chances = map(

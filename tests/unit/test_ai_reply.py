@@ -172,7 +172,7 @@ def test_a_hold_has_no_level() -> None:
         ("price", 64012, False),
         ("price", 64000, False),
         ("previous_high", 65000.0, False),  # shown as 65120
-        ("previous_high", 65100.0, True),
+        ("previous_high", 65100.0, False),
         ("net_flow_quote", 373000, True),
         ("net_flow_quote", 373022.3, False),  # not what it was shown
         ("whale_count", 2, True),

