@@ -11,6 +11,7 @@ import hashlib
 import math
 import os
 import re
+import typing
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -18,7 +19,14 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -28,7 +36,10 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from ai.settings import DEFAULT_MODELS, AIMode
 from binance_api.endpoints import DEFAULT_REST_BASE, DEFAULT_VISION_BASE, DEFAULT_WS_BASE
+from binance_api.request_runner import RestSettings
+from binance_api.weight_budget import WeightBudgetSettings
 from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError
 from domain.market import Market
@@ -54,6 +65,12 @@ def _split_symbols(value: object) -> object:
     return value
 
 
+def _split_names(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
 def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
     if not symbols:
         raise ValueError("name at least one symbol, e.g. BTCUSDT,ETHUSDT")
@@ -68,6 +85,12 @@ def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
 def _divides_a_day(seconds: int) -> int:
     if DAY_S % seconds:
         raise ValueError(f"must divide a day ({DAY_S} s) without remainder, e.g. 1, 5, 15, 60")
+    return seconds
+
+
+def _divides_a_minute(seconds: int) -> int:
+    if 60 % seconds:
+        raise ValueError("must divide a minute (60 s) without remainder, e.g. 1, 5, 10, 60")
     return seconds
 
 
@@ -380,6 +403,66 @@ class Settings(BaseSettings):
         DEFAULT_VISION_BASE, description="host of the archive of past days and months"
     )
 
+    # --- AI analyst ---
+    ai: AIMode = Field(
+        AIMode.LIVE,
+        description="who else is asked than the rules: live (models, where a key is set), replay "
+        "(answers of the journal), rules or off (nobody)",
+    )
+    ai_providers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
+        ("groq", "dashscope", "openai"), description="providers in the order they are asked"
+    )
+    groq_api_key: SecretStr | None = Field(None, description="key of Groq; a variable only")
+    dashscope_api_key: SecretStr | None = Field(
+        None, description="key of DashScope; a variable only"
+    )
+    openai_api_key: SecretStr | None = Field(None, description="key of OpenAI; a variable only")
+    ai_groq_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
+        DEFAULT_MODELS["groq"], description="models asked at Groq, best first"
+    )
+    ai_dashscope_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = (
+        Field(DEFAULT_MODELS["dashscope"], description="models asked at DashScope, best first")
+    )
+    ai_openai_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
+        DEFAULT_MODELS["openai"], description="models asked at OpenAI or what stands in for it"
+    )
+    ai_min_interval_seconds: float = Field(
+        60.0,
+        ge=0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="market time between two questions about a symbol, s; 0: every complete window asks",
+    )
+    ai_deadline_seconds: float = Field(
+        12.0, gt=0, le=600, allow_inf_nan=False, description="longest a whole analysis takes, s"
+    )
+    ai_attempt_deadline_seconds: float = Field(
+        6.0, gt=0, le=600, allow_inf_nan=False, description="longest one call takes, s"
+    )
+    ai_daily_token_budget: int = Field(
+        200_000, ge=0, description="tokens a provider may take per UTC day; 0: no limit"
+    )
+    ai_daily_usd_budget: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="dollars a provider may cost per UTC day; 0: no limit",
+    )
+    ai_journal_dir: Path | None = Field(
+        None, description="journal that answers --ai replay; unset: the data folder's own"
+    )
+
+    # --- klines ---
+    binance_rate_limit_concurrency: int = Field(
+        8, ge=3, le=100, description="REST requests under way at once, of one process"
+    )
+    binance_rate_limit_window_seconds: Annotated[int, AfterValidator(_divides_a_minute)] = Field(
+        60,
+        ge=1,
+        le=60,
+        description="the minute's weight is given out in equal parts, one every so many s; divides 60",
+    )
+
     # --- thresholds of the parts, as <PART>_<FIELD> variables ---
     validator: Annotated[ValidatorSettings, _part("validator", ValidatorSettings)] = Field(
         default_factory=ValidatorSettings, description="what the validator flags"
@@ -474,11 +557,36 @@ class Settings(BaseSettings):
         """REST host of the chosen market."""
         return self.binance_rest_url if self.market is Market.UM else self.binance_spot_rest_url
 
+    @property
+    def rest_settings(self) -> RestSettings:
+        """How the chosen market's REST host is asked."""
+        return RestSettings(
+            market=self.market,
+            base_url=self.rest_url,
+            weight_limit=self.binance_rate_limit_weight,
+            concurrency=self.binance_rate_limit_concurrency,
+            budget=WeightBudgetSettings(window_s=self.binance_rate_limit_window_seconds),
+        )
+
+
+class ExchangeKeys(BaseSettings):
+    """API key and secret of the exchange, from the environment or ``.env``; never a flag."""
+
+    model_config = Settings.model_config
+
+    binance_api_key: SecretStr = SecretStr("")
+    binance_api_secret: SecretStr = SecretStr("")
+
 
 def recording_name(path: Path) -> str:
     """A recording's name without its extensions: ``x/usdm_20240718.ndjson.gz`` → ``usdm_20240718``."""
     name = path.resolve().name
     return name.split(".", 1)[0] or name
+
+
+def is_secret(annotation: Any) -> bool:
+    """Whether a field holds a secret: such a one is no flag, since a command line is no secret."""
+    return SecretStr in typing.get_args(annotation)
 
 
 def variables() -> dict[str, tuple[str, str]]:

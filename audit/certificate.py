@@ -15,6 +15,7 @@ import msgspec
 
 from domain.events import GapState
 from lake.gap_ledger import Gap
+from lake.gap_ranges import Range
 from lake.sequence import HISTORICAL
 
 HOUR_MS: Final = 3_600_000
@@ -90,28 +91,51 @@ class Hour(msgspec.Struct, frozen=True, kw_only=True):
     holes: list[int] = []
 
 
-def known_hole(hole: Hole, ledger: Iterable[Gap], now_ms: int) -> Hole:
-    """The same hole with its cause and its chances, from the ledger if it has it.
+def known_holes(hole: Hole, ledger: Iterable[Gap], now_ms: int) -> list[Hole]:
+    """The same hole with its cause and its chances, in parts where the ledger knows several.
 
     Args:
         hole: As found in the rows.
         ledger: The symbol's gaps that nothing has repaired.
         now_ms: Exchange time; decides whether REST still reaches what the ledger does not know.
     """
-    for gap in ledger:
-        if gap.kind == hole.kind and _is_same(gap, hole):
-            return msgspec.structs.replace(
-                hole,
-                cause=gap.cause,
-                repair=_REPAIR_OF[gap.state] if gap.kind == "trades" else Repair.NOBODY,
-                repairable_until_ms=gap.repairable_until_ms if _is_hopeful(gap) else None,
-            )
-    if hole.kind != "trades" or hole.repair is Repair.NOBODY:
-        return hole
+    gaps = [gap for gap in ledger if gap.kind == hole.kind and _is_same(gap, hole)]
+    if hole.first_id is None or hole.last_id is None:
+        return [_told(hole, gaps[0])] if gaps else [_untold(hole, now_ms)]
+    found, rest = [], [Range(hole.first_id, hole.last_id + 1)]
+    for gap in gaps:
+        told = gap.range() if gap.first_id is not None else rest[0]
+        parts = [part for left in rest if (part := left.overlap(told)) is not None]
+        found += [_told(_part(hole, part), gap) for part in parts]
+        rest = [part for left in rest for part in left.without([told])]
+        if not rest:
+            break
+    found += [_untold(_part(hole, part), now_ms) for part in rest]
+    return sorted(found, key=lambda part: part.first_id or 0)
+
+
+def _part(hole: Hole, ids: Range) -> Hole:
+    end = int(ids.end)
+    return msgspec.structs.replace(
+        hole, first_id=ids.start, last_id=end - 1, missing_count=end - ids.start
+    )
+
+
+def _told(hole: Hole, gap: Gap) -> Hole:
+    is_hopeful = gap.kind == "trades" and gap.state is not GapState.LOST
+    return msgspec.structs.replace(
+        hole,
+        cause=gap.cause,
+        repair=_REPAIR_OF[gap.state] if is_hopeful else Repair.NOBODY,
+        repairable_until_ms=gap.repairable_until_ms if is_hopeful else None,
+    )
+
+
+def _untold(hole: Hole, now_ms: int) -> Hole:
     rest_until_ms = hole.from_ms + REST_REACH_MS
-    if now_ms < rest_until_ms:
-        return msgspec.structs.replace(hole, repair=Repair.REST, repairable_until_ms=rest_until_ms)
-    return hole
+    if hole.kind != "trades" or hole.repair is Repair.NOBODY or now_ms >= rest_until_ms:
+        return hole
+    return msgspec.structs.replace(hole, repair=Repair.REST, repairable_until_ms=rest_until_ms)
 
 
 _REPAIR_OF: Final = {
@@ -119,10 +143,6 @@ _REPAIR_OF: Final = {
     GapState.EXPIRED: Repair.ARCHIVE,
     GapState.LOST: Repair.NOBODY,
 }
-
-
-def _is_hopeful(gap: Gap) -> bool:
-    return gap.kind == "trades" and gap.state is not GapState.LOST
 
 
 def _is_same(gap: Gap, hole: Hole) -> bool:

@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from audit.certificate import HOUR_MS, Hole, Hour, Repair, certify, known_hole
+from audit.certificate import HOUR_MS, Hole, Hour, Repair, certify, known_holes
 from audit.minute_bars import MINUTE_MS
 from audit.month_scan import MonthAudit, MonthRows, MonthScan
-from audit.trade_holes import trade_holes
+from audit.trade_holes import UNKNOWN_CAUSE, trade_holes
 from domain.events import GapState
 from lake.gap_ledger import read_gaps
 from lake.historical_files import months_of
@@ -72,22 +72,42 @@ def audit_symbol(
     scan = MonthScan(paths, symbol, now_ms)
     done = [scan.month(month, functools.partial(on_progress, month)) for month in months]
     bounds_ms = (done[0].start_ms, min(done[-1].end_ms, now_ms)) if done else (0, 0)
-    holes = trade_holes(symbol, scan.ids, unresolved, bounds_ms) + _edge_holes(scan, done)
+    holes = [
+        _in_archive(hole, done) for hole in trade_holes(symbol, scan.ids, unresolved, bounds_ms)
+    ]
+    holes += _edge_holes(scan, done)
     _count_gaps(scan, done)
     for at_work in done:
         holes += _kline_holes(scan, at_work, is_first=at_work is done[0])
         _count_minutes(scan, at_work)
     holes = sorted(
-        (known_hole(hole, unresolved, now_ms) for hole in holes), key=lambda hole: hole.from_ms
+        (part for hole in holes for part in known_holes(hole, unresolved, now_ms)),
+        key=lambda hole: hole.from_ms,
     )
     hours: dict[int, dict[str, dict[str, int]]] = {}
     for at_work in done:
         hours |= _hours(scan, at_work, is_first=at_work is done[0])
     return SymbolAudit(
         symbol=symbol,
-        months=[at_work.audit for at_work in done if hours],
+        months=[m.audit for m in done if m.audit.minutes or m.audit.trades],
         holes=holes,
         hours=certify(symbol, hours, enumerate(holes), ledger),
+    )
+
+
+def _in_archive(hole: Hole, months: list[MonthRows]) -> Hole:
+    """What the archive's months say of a hole the ledger may not know."""
+    touched = [m for m in months if m.start_ms <= hole.until_ms and m.end_ms > hole.from_ms]
+    abouts = [m.trades_about for m in touched if m.trades_about is not None]
+    if hole.cause != UNKNOWN_CAUSE or len(abouts) < len(touched):
+        return hole
+    doubtful = {day for about in abouts for day in about.doubtful_days}
+    days = range(hole.from_ms - hole.from_ms % DAY_MS, hole.until_ms + 1, DAY_MS)
+    is_lost = doubtful.isdisjoint(map(date_of, days))
+    return msgspec.structs.replace(
+        hole,
+        cause="the archive lacks it for good" if is_lost else "not in the archive's month",
+        repair=Repair.NOBODY if is_lost else Repair.ARCHIVE,
     )
 
 

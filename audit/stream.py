@@ -13,7 +13,7 @@ from typing import Final, Literal
 import msgspec
 import numpy as np
 
-from audit.certificate import HOUR_MS, Hole, Hour, Repair, certify, known_hole
+from audit.certificate import HOUR_MS, Hole, Hour, Repair, certify, known_holes
 from audit.id_gaps import IdGaps
 from audit.month_scan import SOURCES, STRETCH_MS
 from audit.trade_holes import UNKNOWN_CAUSE, trade_holes
@@ -132,7 +132,8 @@ def audit_recording(
         *scan.depth_holes(inside),
     ]
     holes = sorted(
-        (known_hole(hole, unresolved, now_ms) for hole in holes), key=lambda hole: hole.from_ms
+        (part for hole in holes for part in known_holes(hole, unresolved, now_ms)),
+        key=lambda hole: hole.from_ms,
     )
     hours = scan.finished_hours(ledger)
     rows = {

@@ -70,7 +70,7 @@ class Route(enum.StrEnum):
 
 
 class Endpoint(enum.StrEnum):
-    """The REST market-data endpoints the product uses, same names in both markets."""
+    """The REST endpoints the product uses, same names in both markets."""
 
     PING = "ping"
     TIME = "time"
@@ -80,12 +80,15 @@ class Endpoint(enum.StrEnum):
     DEPTH = "depth"
     TICKER_PRICE = "ticker/price"
     TICKER_24HR = "ticker/24hr"
+    ACCOUNT = "account"  # signed; used to find out whether the keys are good
 
 
 # Since 2026-03-06 futures streams are routed; the unrouted paths still connect and acknowledge but
 # deliver no aggTrade. UM/websocket-market-streams/Important-WebSocket-Change-Notice
 _UM_ROUTE_PATH: Final[Mapping[Route, str]] = {Route.TRADES: "/market", Route.DEPTH: "/public"}
+_BOOK_EVENTS: Final = ("depth", "bookTicker")
 _REST_PREFIX: Final[Mapping[Market, str]] = {Market.UM: "/fapi/v1/", Market.SPOT: "/api/v3/"}
+_UM_ACCOUNT_PATH: Final = "/fapi/v2/account"  # UM/account/rest-api/Account-Information-V2
 
 # (largest limit, weight), ascending. UM/market-data/rest-api/Kline-Candlestick-Data (upper bounds
 # measured: a limit of exactly 100, 500 or 1000 still costs the lower weight), …/Order-Book;
@@ -108,11 +111,13 @@ _FIXED_WEIGHT: Final[Mapping[tuple[Market, Endpoint], int]] = {
     (Market.UM, Endpoint.EXCHANGE_INFO): 1,
     (Market.UM, Endpoint.TICKER_PRICE): 1,
     (Market.UM, Endpoint.TICKER_24HR): 1,
+    (Market.UM, Endpoint.ACCOUNT): 5,
     (Market.SPOT, Endpoint.PING): 1,
     (Market.SPOT, Endpoint.TIME): 1,
     (Market.SPOT, Endpoint.EXCHANGE_INFO): 20,
     (Market.SPOT, Endpoint.TICKER_PRICE): 2,
     (Market.SPOT, Endpoint.TICKER_24HR): 2,
+    (Market.SPOT, Endpoint.ACCOUNT): 20,
 }
 
 UM_DEPTH_LIMITS: Final = (5, 10, 20, 50, 100, 500, 1_000)
@@ -123,6 +128,16 @@ UM_DEPTH_LIMITS: Final = (5, 10, 20, 50, 100, 500, 1_000)
 def stream_name(kind: StreamKind, symbol: str) -> str:
     """``(AGG_TRADE, "BTCUSDT")`` → ``"btcusdt@aggTrade"``; symbols are lower case in stream names."""
     return f"{symbol.lower()}@{kind.value}"
+
+
+def kline_stream_name(symbol: str, interval: str) -> str:
+    """``("BTCUSDT", "1m")`` → ``"btcusdt@kline_1m"``."""
+    return f"{symbol.lower()}@kline_{interval}"
+
+
+def route_of(stream: str) -> Route:
+    """The route that serves ``stream``: books on one, everything else on the other."""
+    return Route.DEPTH if stream.partition("@")[2].startswith(_BOOK_EVENTS) else Route.TRADES
 
 
 @lru_cache(maxsize=8_192)
@@ -154,6 +169,8 @@ def stream_url(market: Market, ws_base: str, route: Route, streams: Sequence[str
 
 def rest_path(market: Market, endpoint: Endpoint) -> str:
     """``(UM, KLINES)`` → ``"/fapi/v1/klines"``."""
+    if market is Market.UM and endpoint is Endpoint.ACCOUNT:
+        return _UM_ACCOUNT_PATH
     return f"{_REST_PREFIX[market]}{endpoint.value}"
 
 

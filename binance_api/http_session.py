@@ -52,7 +52,9 @@ class HttpSession:
         if session is not None:
             await session.close()
 
-    async def get(self, path: str, params: Mapping[str, str | int]) -> HttpReply:
+    async def get(
+        self, path: str, params: Mapping[str, str | int], headers: Mapping[str, str]
+    ) -> HttpReply:
         """One whole answer.
 
         Raises:
@@ -61,7 +63,7 @@ class HttpSession:
         """
         with _mapped_errors(path):
             async with self._opened().get(
-                self.base_url + path, params=params, allow_redirects=False
+                self.base_url + path, params=params, headers=headers, allow_redirects=False
             ) as response:
                 body = await self._read(response, path)
                 return HttpReply(status=response.status, headers=response.headers, body=body)

@@ -30,6 +30,7 @@ from binance_api.errors import (
     parse_error_body,
 )
 from binance_api.request_gate import RequestGate
+from binance_api.signing import ApiKey
 from binance_api.weight_budget import WeightBudget, WeightBudgetSettings
 from domain.market import Market
 
@@ -57,6 +58,7 @@ class RestSettings(msgspec.Struct, frozen=True, kw_only=True):
         backoff_cap_s: Highest ceiling.
         max_reply_bytes: Longest body, after decompression.
         budget: Where and how the weight is shared with other processes.
+        api_key: For signed calls; ``None``: there are none.
     """
 
     market: Market = Market.UM
@@ -74,6 +76,7 @@ class RestSettings(msgspec.Struct, frozen=True, kw_only=True):
     backoff_cap_s: float = 10.0
     max_reply_bytes: int = 64 * 1_024 * 1_024
     budget: WeightBudgetSettings = WeightBudgetSettings()
+    api_key: ApiKey | None = None
 
 
 class Reply[T](msgspec.Struct, frozen=True):
@@ -101,6 +104,10 @@ class Random(Protocol):
     def uniform(self, a: float, b: float, /) -> float: ...
 
 
+type Query = Mapping[str, str | int]
+type Sign = Callable[[Query], tuple[Query, Mapping[str, str]]]
+
+
 class Request(msgspec.Struct, frozen=True):
     """A GET to send.
 
@@ -110,13 +117,15 @@ class Request(msgspec.Struct, frozen=True):
         weight: What it costs.
         is_urgent: Goes ahead of requests that are not.
         bound_s: Seconds for the whole call, waits and retries included.
+        sign: Query → signed query and headers; asked before every attempt, as a signature ages.
     """
 
     path: str
-    params: Mapping[str, str | int]
+    params: Query
     weight: int
     is_urgent: bool
     bound_s: float
+    sign: Sign | None = None
 
 
 class HttpReply(msgspec.Struct, frozen=True):
@@ -141,7 +150,7 @@ class Sender(Protocol):
     Raises ``Unreachable`` when there is no whole answer and ``BadReply`` when it is too large.
     """
 
-    async def get(self, path: str, params: Mapping[str, str | int]) -> HttpReply: ...
+    async def get(self, path: str, params: Query, headers: Mapping[str, str]) -> HttpReply: ...
 
     def stream(
         self, path: str, headers: Mapping[str, str]
@@ -326,7 +335,8 @@ class RequestRunner:
         """Send once and judge by status."""
         self._counts["requests"] += 1
         sent_ms, started = self._now_ms(), self._monotonic()
-        reply = await self._sender.get(request.path, request.params)
+        params, headers = request.sign(request.params) if request.sign else (request.params, {})
+        reply = await self._sender.get(request.path, params, headers)
         received_ns = self._wall_ns()
         latency_ms = (self._monotonic() - started) * 1_000
         self._counts["received_bytes"] += len(reply.body)

@@ -14,6 +14,7 @@ from decimal import Decimal
 from types import TracebackType
 from typing import Self
 
+import msgspec
 import numpy as np
 
 from binance_api import rest_replies
@@ -25,18 +26,22 @@ from binance_api.endpoints import (
     request_weight,
     rest_path,
 )
+from binance_api.errors import ClockSkew
 from binance_api.http_session import HttpSession
+from binance_api.kline_columns import KlineColumns, decode_kline_columns
 from binance_api.request_runner import (
+    Answer,
+    Query,
     Random,
     Reply,
     Request,
     RequestRunner,
     RestSettings,
 )
-from binance_api.rest_replies import DayTicker, SymbolInfo
+from binance_api.rest_replies import AccountStatus, DayTicker, SymbolInfo
 from domain.market import DepthSnapshot, Kline, Market
 
-__all__ = ["DayTicker", "Reply", "RestClient", "RestSettings", "SymbolInfo"]
+__all__ = ["AccountStatus", "DayTicker", "Reply", "RestClient", "RestSettings", "SymbolInfo"]
 
 
 class RestClient:
@@ -78,6 +83,8 @@ class RestClient:
             jitter=jitter or random.Random(),
         )
         self._rejected_trades = 0
+        self._wall_ns = wall_ns
+        self._clock_offset_ms: int | None = None  # the exchange's clock minus ours
 
     async def __aenter__(self) -> Self:
         self._http.open()
@@ -105,9 +112,35 @@ class RestClient:
     async def time(self, *, urgent: bool = False, deadline_s: float | None = None) -> Reply[int]:
         """The exchange's time, ms since the epoch."""
         request = self._request(Endpoint.TIME, urgent=urgent, deadline_s=deadline_s)
-        return await self._runner.call(
+        reply = await self._runner.call(
             request, lambda answer: rest_replies.decode_server_time(answer.body)
         )
+        self._clock_offset_ms = reply.value - (reply.fetched_at_ms - int(reply.latency_ms / 2))
+        return reply
+
+    async def account_status(
+        self, *, urgent: bool = False, deadline_s: float | None = None
+    ) -> Reply[AccountStatus]:
+        """Whether the exchange accepts the API key (a signed call).
+
+        The clock offset is learnt from ``time``, once more where the exchange finds us too far off.
+
+        Raises:
+            ValueError: The settings have no key.
+            InvalidKey: The key or the signature was refused.
+            ClockSkew: Refused for the time again with an offset just learnt.
+        """
+        if self._settings.api_key is None:
+            raise ValueError("a signed call needs an API key")
+        request = self._request(Endpoint.ACCOUNT, urgent=urgent, deadline_s=deadline_s)
+        signed = msgspec.structs.replace(request, sign=self._sign)
+        if self._clock_offset_ms is None:
+            await self.time(urgent=urgent, deadline_s=deadline_s)
+        try:
+            return await self._runner.call(signed, _decode_account)
+        except ClockSkew:
+            await self.time(urgent=urgent, deadline_s=deadline_s)
+            return await self._runner.call(signed, _decode_account)
 
     async def exchange_info(
         self, *, urgent: bool = False, deadline_s: float | None = None
@@ -149,16 +182,36 @@ class RestClient:
             deadline_s: See the class.
         """
         name = _checked_symbol(symbol)
+        params = {"symbol": name, "interval": interval, "startTime": start_ms, "endTime": end_ms}
         request = self._request(
-            Endpoint.KLINES,
-            {"symbol": name, "interval": interval, "startTime": start_ms, "endTime": end_ms},
-            limit=limit,
-            urgent=urgent,
-            deadline_s=deadline_s,
+            Endpoint.KLINES, params, limit=limit, urgent=urgent, deadline_s=deadline_s
         )
         return await self._runner.call(
             request, lambda answer: rest_replies.decode_klines(answer.body, name, interval)
         )
+
+    async def kline_columns(
+        self,
+        symbol: str,
+        interval: str,
+        start_ms: int | None = None,
+        end_ms: int | None = None,
+        limit: int = 500,
+        *,
+        urgent: bool = False,
+        deadline_s: float | None = None,
+    ) -> Reply[KlineColumns]:
+        """``klines`` as numpy columns of nearest doubles, many times as fast; see ``klines``."""
+        params = {
+            "symbol": _checked_symbol(symbol),
+            "interval": interval,
+            "startTime": start_ms,
+            "endTime": end_ms,
+        }
+        request = self._request(
+            Endpoint.KLINES, params, limit=limit, urgent=urgent, deadline_s=deadline_s
+        )
+        return await self._runner.call(request, lambda answer: decode_kline_columns(answer.body))
 
     async def agg_trades(
         self,
@@ -271,6 +324,13 @@ class RestClient:
             request, lambda answer: rest_replies.decode_day_ticker(answer.body)
         )
 
+    def _sign(self, params: Query) -> tuple[Query, Mapping[str, str]]:
+        key = self._settings.api_key
+        if key is None:
+            raise ValueError("a signed call needs an API key")
+        now_ms = self._wall_ns() // 1_000_000 + (self._clock_offset_ms or 0)
+        return key.signed(params, now_ms), key.headers()
+
     def _request(
         self,
         endpoint: Endpoint,
@@ -291,6 +351,10 @@ class RestClient:
             is_urgent=urgent,
             bound_s=bound_s if deadline_s is None else deadline_s,
         )
+
+
+def _decode_account(answer: Answer) -> AccountStatus:
+    return rest_replies.decode_account(answer.body)
 
 
 def _checked_symbol(symbol: str) -> str:

@@ -39,6 +39,12 @@ class ExchangeInfo(msgspec.Struct, frozen=True):
     weight_limit: int | None
 
 
+class AccountStatus(msgspec.Struct, frozen=True, rename="camel"):
+    """What the exchange lets the owner of an API key do; no balance is read."""
+
+    can_trade: bool | None = None
+
+
 class DayTicker(msgspec.Struct, frozen=True, rename="camel"):
     """Rolling 24 hours of one symbol, of ``ticker/24hr``."""
 
@@ -117,6 +123,7 @@ _server_time = msgspec.json.Decoder(_ServerTime)
 _price = msgspec.json.Decoder(_Price)
 _book = msgspec.json.Decoder(_Book, strict=False)
 _day_ticker = msgspec.json.Decoder(DayTicker)
+_account = msgspec.json.Decoder(AccountStatus)
 _exchange_info = msgspec.json.Decoder(_ExchangeInfo)
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -129,6 +136,11 @@ def decode_ping(body: bytes) -> None:
 def decode_server_time(body: bytes) -> int:
     """Exchange time, ms since the epoch."""
     return _server_time.decode(body).time_ms
+
+
+def decode_account(body: bytes) -> AccountStatus:
+    """Whether the key may trade."""
+    return _account.decode(body)
 
 
 def decode_klines(body: bytes, symbol: str, interval: str) -> list[Kline]:

@@ -49,12 +49,17 @@ class WeightBudgetSettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         folder: Where the files lie; ``None``: a folder of this user in the temporary folder.
         bulk_ratio: Share of the limit that requests which are not urgent may use.
+        window_s: The minute's weight is given out in equal parts, one every so many seconds; what is
+            left of a part is carried on. A divisor of 60; 60: all at once.
     """
 
     folder: Path | None = None
     bulk_ratio: float = 0.8
+    window_s: int = 60
 
     def __post_init__(self) -> None:
+        if self.window_s < 1 or 60 % self.window_s:
+            raise ValueError(f"window_s must divide 60, not {self.window_s}")
         if not 0.0 < self.bulk_ratio <= 1.0:
             raise ValueError(f"bulk_ratio must be above 0 and at most 1, not {self.bulk_ratio}")
 
@@ -221,10 +226,14 @@ class WeightBudget:
         blocked_ms = self._state.blocked_until_ms - now_ms
         if blocked_ms > 0:
             return blocked_ms / 1_000
-        if self._state.used == 0 or self._state.used + weight <= cap:
+        window_ms = self._settings.window_s * 1_000
+        into_minute_ms = now_ms + self._state.clock_offset_ms - self._state.minute * _MINUTE_MS
+        given_ms = min(max(into_minute_ms, 0) // window_ms * window_ms + window_ms, _MINUTE_MS)
+        if self._state.used == 0 or self._state.used + weight <= cap * given_ms // _MINUTE_MS:
             return 0.0
-        next_minute_ms = (self._state.minute + 1) * _MINUTE_MS + _SETTLE_MS
-        return (next_minute_ms - self._state.clock_offset_ms - now_ms) / 1_000
+        settle_ms = _SETTLE_MS if given_ms == _MINUTE_MS else 0
+        next_ms = self._state.minute * _MINUTE_MS + given_ms + settle_ms
+        return (next_ms - self._state.clock_offset_ms - now_ms) / 1_000
 
     def _renew(self, now_ms: int) -> None:
         """Begin a new minute if it is time, and drop what cannot be: a clock was turned back."""

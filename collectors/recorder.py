@@ -212,7 +212,7 @@ class Recorder:
         """
         try:
             await self.flush()
-            await self._journal.sync()  # removes the segments that are done
+            await self.sync()  # removes the segments that are done
         finally:
             await self._journal.close()
             self._thread.close()
@@ -231,7 +231,7 @@ class Recorder:
     async def _sync_journal(self) -> bool:
         """False where the disk refused: what waits is kept, as long as it is not too much."""
         try:
-            await self._journal.sync()
+            await self.sync()
         except StorageError as error:
             self._counts["journal_failures"] += 1
             log.error("recorder.journal_failed", error=str(error), **self._held())
@@ -307,6 +307,14 @@ class Recorder:
         for top in batch.faulty:
             self.rows.depth_fault(top)
         batch.faulty = []
+
+    async def sync(self) -> None:
+        """Make all frames taken so far durable in the journal.
+
+        Raises:
+            StorageError: The disk refused; what is not durable is kept for the next call.
+        """
+        await self._journal.sync()
 
     def _held(self) -> dict[str, int]:
         """What a dead process would lose or have to recover."""

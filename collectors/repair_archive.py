@@ -36,6 +36,7 @@ from collectors.repair_plan import (
     turn_of,
 )
 from collectors.repair_writer import RepairWriter, Settlement, found_runs
+from domain.errors import StorageError
 from domain.events import GapState
 from domain.market import Market
 from lake.archive_csv import UnreadableArchive
@@ -175,6 +176,9 @@ class ArchiveRepair:
             end_ms = period_end_ms(work.period)
             look.is_never = self._market_ms() > end_ms + ARCHIVE_PATIENCE_MS
             log.info("repair.archive_absent", archive=ref.name, is_never=look.is_never)
+        except StorageError:
+            look.due_at = now  # when the disk takes rows again
+            raise
         except (ExchangeError, UnreadableArchive) as error:
             self._counts["archive_failures"] += 1
             look.failures += 1

@@ -75,12 +75,12 @@ class RepairReport(msgspec.Struct, frozen=True, kw_only=True):
         else:
             lines = [_HEADER, *(_line(symbol) for symbol in self.symbols)]
         if self.permanent_depth_holes:
-            lines.append(f"{self.permanent_depth_holes:,} holes in depth are permanent: see audit.")
+            lines.append(f"Permanent holes in depth: {self.permanent_depth_holes:,}; see audit.")
         if self.failed_requests:
-            lines.append(f"{self.failed_requests:,} requests failed: the log says why.")
+            lines.append(f"Failed requests: {self.failed_requests:,}; the log says why.")
         if self.waiting_holes:
             lines.append(
-                f"{self.waiting_holes:,} holes may be repaired later: run repair again, or the "
+                f"Holes that may be repaired later: {self.waiting_holes:,}; run repair again, or the "
                 "recorder, which does so by itself."
             )
         return "\n".join(lines)

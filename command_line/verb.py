@@ -74,9 +74,13 @@ def add_settings(
         without: Settings that make no sense for the verb.
     """
     # Settings are costly to import, and --help of main needs none.
-    from config import PARTS, Settings
+    from config import PARTS, Settings, is_secret
 
-    known = [name for name in Settings.model_fields if name not in {*PARTS, *without}]
+    known = [
+        name
+        for name, field in Settings.model_fields.items()
+        if name not in {*PARTS, *without} and not is_secret(field.annotation)
+    ]
     names = [name for name in known if only is None or name in {*first, *only}]
     others = parser.add_argument_group(
         "settings", "also environment variables, as in brackets; more in docs/reference.md"

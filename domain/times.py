@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-type When = int | str | dt.datetime | dt.date | None
+type When = int | np.integer[Any] | str | dt.datetime | dt.date | None
 """UTC: milliseconds since the epoch, ISO 8601 text, or a datetime; without a zone it is UTC."""
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

@@ -211,8 +211,7 @@ def _sources(
 ) -> list[SourceReport]:
     sharpes = sharpes_of(decisions)
     reports = []
-    for code in np.unique(found.source):
-        name = texts.source.texts[code]
+    for name, code in _in_order(found.source, texts):
         some = decisions.take(decisions.outcomes.source == code)
         everything = found.take(found.source == code)
         has_scored = len(some.pair) > 0
@@ -223,7 +222,7 @@ def _sources(
                 signals=len(everything),
                 left_out=_left_out(everything),
                 summary=summary if has_scored else None,
-                sharpe=sharpes.get(int(code)),
+                sharpe=sharpes.get(code),
                 baselines=baselines_beside(some, name) if has_scored else [],
                 curves=curves_of(some, name) if has_scored else None,
                 histogram=_histogram(everything),
@@ -231,16 +230,14 @@ def _sources(
         )
     summaries = [r.summary for r in reports if r.summary is not None]
     judged = {s.source: s for s in _judged_together(summaries)}
-    reports.sort(key=lambda r: (r.name != _RULES, r.name))  # what all are compared with comes first
     return [msgspec.structs.replace(r, summary=judged.get(r.name)) for r in reports]
 
 
 def _slices(decisions: Decisions, reference: Reference, texts: Vocabularies) -> list[SliceReport]:
     """Each source by model, template, symbol and hour, where there is more than one of them."""
     found = []
-    for source in np.unique(decisions.outcomes.source):
+    for name, source in _in_order(decisions.outcomes.source, texts):
         some = decisions.take(decisions.outcomes.source == source)
-        name = texts.source.texts[source]
         hours = (some.outcomes.window_end_ms // _HOUR_MS) % 24
         dimensions: list[tuple[str, np.ndarray, list[str]]] = [
             ("model", some.outcomes.model, texts.model.texts),
@@ -257,6 +254,12 @@ def _slices(decisions: Decisions, reference: Reference, texts: Vocabularies) -> 
                     measure(part, reference, source=name, dimension=dimension, value=value)
                 )
     return _judged_together(found)
+
+
+def _in_order(codes: np.ndarray, texts: Vocabularies) -> list[tuple[str, int]]:
+    """Sources by name; the rules, which all are compared with, come first."""
+    named = [(texts.source.texts[code], code) for code in np.unique(codes).tolist()]
+    return sorted(named, key=lambda item: (item[0] != _RULES, item[0]))
 
 
 def _judged_together(slices: list[SliceReport]) -> list[SliceReport]:

@@ -126,19 +126,6 @@ def standardised(values: np.ndarray) -> np.ndarray | None:
     return centred / math.sqrt(float((centred**2).mean()))
 
 
-def rank_correlation(signal: np.ndarray, outcome: np.ndarray) -> float | None:
-    """Spearman's; ``None`` where one side is constant."""
-    x, y = standardised(average_ranks(signal)), standardised(average_ranks(outcome))
-    return None if x is None or y is None else float(np.clip((x * y).mean(), -1.0, 1.0))
-
-
-def rank_correlation_t(correlation: float, count: int) -> float | None:
-    """Student's t of a rank correlation of independent pairs."""
-    if count < 3 or abs(correlation) >= 1.0:
-        return None
-    return correlation * math.sqrt((count - 2) / (1 - correlation**2))
-
-
 def newey_west_t(values: np.ndarray, time_ms: np.ndarray, lag_ms: int) -> float | None:
     """Student's t of a mean whose terms correlate over up to ``lag_ms``, and with those of the same time.
 

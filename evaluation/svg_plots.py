@@ -128,7 +128,10 @@ def _plot(
     for value, text in x_ticks:
         x = axes.x(value)
         marks.append(_line(axes, (value, axes.y0), (value, axes.y1), "grid"))
-        marks.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" class="mid">{text}</text>')
+        kind = "mid"
+        if x + 3 * len(text) > _WIDTH:  # the last date would be cut
+            x, kind = _WIDTH - 1, "end"
+        marks.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 14}" class="{kind}">{text}</text>')
     for value, text in y_ticks:
         y = axes.y(value)
         marks.append(_line(axes, (axes.x0, value), (axes.x1, value), "grid"))

@@ -20,6 +20,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
+from domain.errors import StorageError
 from lake.atomic import Step, StepHook, ensure_folder, no_hook, storage_error, sync_folder
 
 _NAME: Final = re.compile(r"frames-(\d{8,})\.journal")
@@ -161,7 +162,7 @@ class FrameJournal:
         try:
             self.append([JournalRecord.note(state)])
             sync_folder(self.folder)
-        except BaseException as error:
+        except (OSError, StorageError) as error:
             self.close()
             with contextlib.suppress(OSError):
                 path.unlink()

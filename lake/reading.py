@@ -7,7 +7,7 @@ sequence without overlap, each labelled with its ``source``; and the entries of 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, cast, overload
+from typing import TYPE_CHECKING, Final, Literal, cast, overload
 
 import pyarrow as pa
 

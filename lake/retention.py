@@ -218,7 +218,7 @@ def _expired(kind: str, unit: _Unit, held: Sequence[tuple[int, int]]) -> Expired
         path=unit.path,
         size_bytes=sum(sizes),
         file_count=len(sizes),
-        kept_because=f"{open_count} holes can still be repaired" if open_count else None,
+        kept_because=f"open repairs: {open_count}" if open_count else None,
     )
 
 

@@ -58,15 +58,15 @@ class StreamCompactionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         file_bytes: Files are merged up to about this size.
-        trade_rows: Trades held in memory at a time, about 250 bytes each.
-        depth_rows: Depth snapshots held in memory at a time, about 2.5 KiB each.
+        trade_rows: Trades held in memory at a time, about 500 bytes each while they are sorted.
+        depth_rows: Depth snapshots held in memory at a time, about 6 KiB each.
         closed_after_ms: A date is closed so long after its end (exchange time): the last rows of
             the day are on disk by then.
     """
 
     file_bytes: int = 256 * 1_024 * 1_024
-    trade_rows: int = 400_000
-    depth_rows: int = 40_000
+    trade_rows: int = 131_072
+    depth_rows: int = 16_384
     closed_after_ms: int = 600_000
 
 

@@ -35,6 +35,7 @@ from lake.paths import LakePaths
 from lake.quarantine import Quarantine
 from lake.signal_store import signal_store
 from lake.source import claim_source
+from market_orchestrator.analyst import ai_analyst, analyst_at_work
 from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
@@ -167,6 +168,9 @@ class LiveParts:
             clock=SystemClock(),
             random=random.Random(),
         )
+        self.analyst = ai_analyst(
+            settings, self.outputs, bus, is_healthy=lambda _: self._is_healthy()
+        )
         self._work = asyncio.Event()  # something was closed or rejected
         self.flow.on_work = self._work.set
 
@@ -194,6 +198,8 @@ class LiveParts:
                 group.create_task(self.recovery.run(), name="recovery")
                 warming = warm_context(self.flow, self._rest, self.outputs.features)
                 group.create_task(warming, name="warm-context")
+                if self.analyst is not None:
+                    group.create_task(self.analyst.run(), name="ai-analyst")
                 heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self._read)
                 group.create_task(heartbeat.run(), name="health")
                 if self._settings.duration is not None:
@@ -208,6 +214,9 @@ class LiveParts:
         """A socket changed its state (``ConnectionListener``)."""
         self._bus.publish(Topic.CONNECTION, event)
         self.watch.on_connection(event)
+
+    def _is_healthy(self) -> bool:
+        return self.manager.is_healthy(Route.TRADES) and self.manager.is_healthy(Route.DEPTH)
 
     def _on_frames(self, batch: FrameBatch) -> set[str]:
         return self.flow.on_frames(
@@ -285,6 +294,8 @@ class LiveParts:
             "rest": self._rest.statistics(),
             "bus": self._bus.statistics(),
         }
+        if self.analyst is not None:
+            parts["ai"] = self.analyst.statistics()
         values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
         return HealthEvent(at_ns=time.time_ns(), values=values)
 
@@ -313,13 +324,18 @@ async def replay(settings: Settings, path: Path) -> int:
         outputs.skip_stored(symbols)
         ledger = GapLedger(paths.gaps)
         run = Replay(path, flow, outputs, quarantine, ledger, clock)
+        asks = "ai" in settings.model_fields_set  # a replay asks models only when told to
+        analyst = ai_analyst(settings, outputs, bus, wall_ns=clock) if asks else None
         started = time.perf_counter()
-        shown_at = started
-        for _ in run.run():
-            if time.perf_counter() - shown_at > 0.5:
-                shown_at = time.perf_counter()
-                _show_progress(run, shown_at - started)
-                await asyncio.sleep(0)
+        async with analyst_at_work(analyst) as answered:
+            shown_at = started
+            for _ in run.run():
+                await answered()
+                if time.perf_counter() - shown_at > 0.5:
+                    shown_at = time.perf_counter()
+                    _show_progress(run, shown_at - started)
+                    await asyncio.sleep(0)
+            await answered()
         outputs.features.flush()
         outputs.signals.flush()
         quarantine.flush()

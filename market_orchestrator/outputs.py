@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
+from domain.context import MarketContext
 from domain.errors import DataFolderError
 from domain.events import FeaturesEvent, Signal, Topic, WindowEvent
 from domain.features import FeatureRow
@@ -51,6 +52,7 @@ class Outputs:
         self._analyst = analyst
         self._wall_ns = wall_ns
         self._exchange_ms = exchange_ms
+        self._ask: Callable[[FeatureRow, MarketContext], None] | None = None
         self._stored_until: dict[str, int] = {}
         self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
@@ -58,6 +60,22 @@ class Outputs:
         # Held while one batch is analysed and emitted: CVD moves on for the whole batch at once.
         self.emitting = asyncio.Lock()
         self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
+
+    def ask_also(self, ask: Callable[[FeatureRow, MarketContext], None]) -> None:
+        """Show each live window to another analyst, who must not wait and answers by ``take_signal``."""
+        self._ask = ask
+
+    def take_signal(self, signal: Signal) -> None:
+        """Store and publish a signal."""
+        self.signals.append(signal)
+        self._bus.publish(Topic.SIGNAL, signal)
+        self._counts["signals"] += 1
+
+    def exchange_now_ms(self) -> int:
+        """The exchange's time; the machine's while the offset is unknown."""
+        now_ns = self._wall_ns()
+        now_ms = self._exchange_ms(now_ns)
+        return now_ns // 1_000_000 if now_ms is None else int(now_ms)
 
     def check_duration(self, symbols: Sequence[str], duration_ms: int) -> None:
         """Refuse a store whose windows have another length.
@@ -99,12 +117,15 @@ class Outputs:
             Topic.WINDOW, WindowEvent(closed.metrics, origin, row.revision, self._wall_ns())
         )
         self._bus.publish(Topic.FEATURES, FeaturesEvent(row, origin))
-        if self._analyst is None or origin is not Origin.LIVE:
+        if origin is not Origin.LIVE:
             return
         if row.complete:
             self._has_complete.add(row.symbol)
-        if row.symbol in self._has_complete:
-            self._signal(closed)
+        if self._analyst is not None and row.symbol in self._has_complete:
+            decided_ms = max(self.exchange_now_ms(), row.window_end_ms)  # never before what it knew
+            self.take_signal(self._analyst.analyze(row, closed.context, decided_ms))
+        if self._ask is not None:
+            self._ask(row, closed.context)
 
     def revise(
         self,
@@ -156,14 +177,3 @@ class Outputs:
     def statistics(self) -> dict[str, int | float | str | None]:
         """Rows and signals since the start."""
         return dict(self._counts)
-
-    def _signal(self, closed: ClosedWindow) -> None:
-        assert self._analyst is not None  # noqa: S101 - checked by the caller
-        now_ns = self._wall_ns()
-        now_ms = self._exchange_ms(now_ns)
-        decided_ms = now_ns // 1_000_000 if now_ms is None else int(now_ms)
-        decided_ms = max(decided_ms, closed.row.window_end_ms)  # never before what it was told
-        signal = self._analyst.analyze(closed.row, closed.context, decided_ms)
-        self.signals.append(signal)
-        self._bus.publish(Topic.SIGNAL, signal)
-        self._counts["signals"] += 1

@@ -52,3 +52,5 @@ ENDPOINTS = (
     Endpoint("ticker/price", _per_symbol(1, 2), _per_symbol(2, 4)),
     Endpoint("ticker/24hr", _per_symbol(1, 40), _per_symbol(2, 80)),
 )
+ACCOUNT = Endpoint("account", _fixed(5), _fixed(20))
+"""The one signed endpoint; futures have it below another version than the rest."""

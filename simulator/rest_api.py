@@ -16,13 +16,15 @@ from aiohttp import web
 from domain.intervals import INTERVAL_MS, next_open_ms, open_time_ms
 from domain.market import Market
 from simulator import candles
+from simulator.api_error import ApiError
 from simulator.clock import MarketClock
-from simulator.endpoints import ENDPOINTS, Endpoint
+from simulator.endpoints import ACCOUNT, ENDPOINTS, Endpoint
 from simulator.exchange_info import day_ticker, exchange_info
 from simulator.faults import Fault, FaultKind
 from simulator.feed import Feed
 from simulator.frames import EMPTY_TAPE, MarketSource, Tape, decimal_text
 from simulator.settings import SimulatorSettings
+from simulator.signed import check_signed
 from simulator.weights import Verdict, WeightMeter
 
 _HOUR_MS = 3_600_000
@@ -34,14 +36,6 @@ _MISSING = "Mandatory parameter '{}' was not sent, was empty/null, or malformed.
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Answer = Callable[[dict[str, str]], Awaitable[str]]
-
-
-class ApiError(Exception):
-    """An error body of the venue: HTTP status, ``code`` and ``msg``."""
-
-    def __init__(self, code: int, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 class RestApi:
@@ -84,7 +78,9 @@ class RestApi:
     def routes(self) -> list[web.RouteDef]:
         """Routes of the venue this exchange imitates."""
         prefix = "/api/v3" if self._is_spot else "/fapi/v1"
-        return [web.get(f"{prefix}/{end.name}", self._handler(end)) for end in ENDPOINTS]
+        account = "/api/v3/account" if self._is_spot else "/fapi/v2/account"
+        public = [web.get(f"{prefix}/{end.name}", self._handler(end)) for end in ENDPOINTS]
+        return [*public, web.get(account, self._handler(ACCOUNT))]
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Requests answered, per status."""
@@ -92,7 +88,6 @@ class RestApi:
 
     def _handler(self, endpoint: Endpoint) -> Handler:
         weight_of = endpoint.spot_weight if self._is_spot else endpoint.um_weight
-        answer = self._answers[endpoint.name]
 
         async def handle(request: web.Request) -> web.StreamResponse:
             query = dict(request.query)
@@ -104,6 +99,7 @@ class RestApi:
             elif verdict.status != 200:
                 response = self._refusal(verdict, request.remote or "", headers)
             else:
+                answer = self._answers.get(endpoint.name) or self._account_of(request)
                 response = await self._reply(answer, query, headers)
             key = f"status_{response.status}"
             self._counts[key] = self._counts.get(key, 0) + 1
@@ -165,6 +161,14 @@ class RestApi:
         if request.transport is not None:
             request.transport.abort()
         return web.Response(status=503)
+
+    def _account_of(self, request: web.Request) -> Answer:
+        async def account(_query: dict[str, str]) -> str:
+            keys, now_ms = self._settings.api_keys, self._clock.now_ms()
+            check_signed(request.rel_url.raw_query_string, request.headers, keys, now_ms)
+            return '{"canTrade":false,"canDeposit":false,"canWithdraw":false}'
+
+        return account
 
     async def _ping(self, _query: dict[str, str]) -> str:
         return "{}"

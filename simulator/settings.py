@@ -6,6 +6,7 @@ Consumes flags or constructor arguments → produces a frozen value the other mo
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -46,6 +47,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_inbound_per_s: Client messages per second; None: 10 (um), 5 (spot). One more cuts it.
         client_buffer_bytes: Unsent bytes after which a slow client is closed.
         kline_history_days: How far back klines of the synthetic market reach.
+        api_keys: API keys that signed calls accept, each with its secret.
         archive: What the archive holds; None: the trades of the market itself.
         archive_delay_ms: When a day's file appears after its end, market ms (08:30); a month's
             file comes a day later.
@@ -73,6 +75,9 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_inbound_per_s: int | None = None
     client_buffer_bytes: int = 16 * 1024 * 1024
     kline_history_days: int = 3
+    api_keys: Mapping[str, str] = msgspec.field(
+        default_factory=lambda: {"simulated-key": "simulated-secret"}
+    )
     archive: PastTrades | None = None
     archive_delay_ms: int = 30_600_000
 

@@ -180,6 +180,7 @@ def analyzer_for(settings: AISettings, folder: Path, outbox: Outbox, **changes: 
 async def running(analyzer: AIAnalyzer) -> AsyncIterator[AIAnalyzer]:
     """The analyzer at work; cancelled at the end."""
     task = asyncio.create_task(analyzer.run())
+    await asyncio.sleep(0)  # it has begun, and so will end in order
     try:
         yield analyzer
     finally:

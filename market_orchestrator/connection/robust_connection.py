@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from binance_api.endpoints import Route, StreamKind, stream_name, symbol_of
+from binance_api.endpoints import Route, route_of
 from domain.errors import ConnectionLost
 from market_orchestrator.connection.clock import Clock, Random, leaves, wait_for_first
 from market_orchestrator.connection.contract import (
@@ -53,7 +53,7 @@ class RobustConnectionManager:
 
     Args:
         settings: See ``ConnectionSettings``.
-        streams: Stream names, each as ``binance_api.endpoints.stream_name`` writes it.
+        streams: Stream names, each as ``binance_api.endpoints`` writes them.
         sink: Decodes frames; its answer feeds liveness. If it raises, ``run`` ends with that error.
         listener: Told of every state change.
         prober: Asked whether a silent stream is dead.
@@ -278,12 +278,6 @@ class RobustConnectionManager:
             f"{name}.state": _states(feeds),
             **{f"{name}.ended.{kind}": count for kind, count in sorted(losses.items())},
         }
-
-
-def route_of(stream: str) -> Route:
-    """The route that serves ``stream``."""
-    trades = stream_name(StreamKind.AGG_TRADE, symbol_of(stream))
-    return Route.TRADES if stream == trades else Route.DEPTH
 
 
 def _states(feeds: Sequence[Feed]) -> str:

@@ -24,6 +24,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "flow_analyzer": {"domain", "microstructure"},
     "data_pipeline": {"domain", "microstructure"},
     "rules_analyst": {"domain"},
+    "ai": {"domain", "lake"},
+    "ai_analyzer_qwen": {"domain", "lake", "ai"},
     "feature_store": {"domain", "lake"},
     "evaluation": {"domain", "lake", "feature_store"},
     "audit": {"domain", "binance_api", "lake"},
@@ -38,15 +40,19 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
+        "market_orchestrator.analyst",
+    },
+    "market_orchestrator.analyst": {
+        *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
     },
     "dashboard": {"domain", "event_bus"},
     "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
-        *("rules_analyst", "lake"),
+        *("rules_analyst", "lake", "ai"),
     },
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
-    "collectors": {"domain", "binance_api", "lake"},
+    "collectors": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
     "collectors.repair_once": {"domain", "binance_api", "lake", "collectors"},
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
@@ -64,7 +70,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
     "rich": ("dashboard",),
-    "pydantic": ("config",),
+    "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),
 }
 LAZY_ONLY = {"pandas", "polars", "duckdb", "torch"}

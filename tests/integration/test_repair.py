@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import calendar
 import contextlib
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,19 @@ from domain.market import Market
 from lake.atomic import Step
 from lake.gap_ledger import GapLedger
 from lake.paths import LakePaths
+from lake.repaired_rows import runs_of
 from lake.stream_files import stream_dates, stream_files, trade_table
 from simulator.faults import FaultPlan
 from simulator.server import SimulatedExchange, SimulatorSettings
+from simulator.synthetic import SyntheticMarket
 from simulator.vision_faults import VisionFault, VisionFaultKind
 from tests.lake_fakes import DyingWriter, FullDisk, Killed
 from tests.stream_samples import read_all, sources, stored_ids, write
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 NOON_MS = calendar.timegm((2024, 7, 19, 12, 0, 0)) * 1_000
@@ -273,8 +282,6 @@ class FewTrades:
 
 
 def few_trades(start_ms, end_ms):
-    from simulator.synthetic import SyntheticMarket  # noqa: PLC0415
-
     market = SyntheticMarket(1, (SYMBOL,), start_ms=NOON_MS, rate_multiplier=0.02)
     return FewTrades(market, start_ms, end_ms)
 
@@ -555,6 +562,48 @@ def test_a_full_disk_delays_a_repair_and_nothing_is_stored_twice(scene):
     run(go())
 
 
+@pytest.mark.skipif(resource is None, reason="limits the size of files by POSIX means")
+def test_a_write_the_system_itself_refuses_harms_nothing(scene):
+    async def go():
+        async with scene.at():
+            ids = scene.lack(scene.trades(NOON_MS - 2 * HOUR_MS, NOON_MS - HOUR_MS))
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, before[1]))
+            try:
+                with pytest.raises(StorageError, match="cannot write"):
+                    await scene.repair().work_off()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            folder = scene.paths.stream("trades", "2024-07-19")
+            assert list(folder.iterdir()) == []
+            scene.restart()
+            await scene.repair().work_off()
+            assert stored_ids(scene.paths) == ids
+
+    run(go())
+
+
+@pytest.mark.parametrize("now_ms", [NOON_MS, NOON_MS + 4 * DAY_MS])
+def test_a_folder_that_became_read_only_is_said_and_tried_again(scene, now_ms):
+    async def go():
+        async with scene.at(now_ms):
+            ids = scene.lack(scene.trades(*HOLE))
+
+            def refuse(step, path):
+                if refuse.is_on:
+                    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+            refuse.is_on = True
+            repair = scene.repair(hook=refuse)
+            with pytest.raises(StorageError, match="Read-only file system"):
+                await repair.work_off()
+            refuse.is_on = False
+            await repair.work_off()
+            assert stored_ids(scene.paths) == ids
+
+    run(go())
+
+
 class SecondFileRefused(FullDisk):
     def __init__(self):
         super().__init__(Step.WRITTEN)
@@ -625,8 +674,6 @@ def test_spot_history_reaches_back_as_far_as_it_is_asked(scene):
     run(go())
 
 
-def test_runs_of_ids_are_found(scene):
-    from lake.repaired_rows import runs_of  # noqa: PLC0415
-
+def test_runs_of_ids_are_found():
     assert runs_of(np.array([1, 2, 3, 7, 9, 10])) == [(1, 3), (7, 7), (9, 10)]
     assert runs_of(np.array([], dtype=np.int64)) == []

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import random
+import subprocess
 import time
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -15,6 +19,7 @@ from lake.gap_ledger import GapLedger
 from lake.paths import LakePaths
 from lake.source import claim_source
 from simulator.synthetic import SyntheticMarket
+from tests.integration.live_processes import Program, simulating
 from tests.stream_samples import stored_ids, trades, write
 
 SYMBOL = "BTCUSDT"
@@ -32,15 +37,16 @@ def paths(data_dir):
     return LakePaths.of(data_dir)
 
 
-def lack(paths, *, beyond=0):
-    """A hole of a few seconds, two minutes ago; with ``beyond`` it ends in ids yet to come."""
+def lack(paths, *, symbol=SYMBOL, end_ms=None, beyond=0):
+    """A hole of 5 s, two minutes ago; with ``beyond`` it ends in ids yet to come."""
     now_ms = time.time_ns() // 1_000_000
+    end_ms = end_ms or now_ms - 120_000
     market = SyntheticMarket(DEMO_SEED, (SYMBOL, "ETHUSDT"), start_ms=now_ms)
-    rows = market.between(SYMBOL, now_ms - 125_000, now_ms - 120_000).rows
+    rows = market.between(symbol, end_ms - 5_000, end_ms).rows
     ids, times = rows["agg_trade_id"].tolist(), rows["transact_time_ms"].tolist()
     ledger = GapLedger(paths.gaps, "recorder")
     ledger.found(
-        *("trades", SYMBOL, ids[1], ids[-1] + beyond),
+        *("trades", symbol, ids[1], ids[-1] + beyond),
         cause="recorder was not running",
         at_ns=1,
         from_ms=times[0],
@@ -70,7 +76,7 @@ def test_repair_ends_with_4_when_something_may_be_repaired_later(paths, capsys):
     ids = lack(paths, beyond=10_000_000)
     assert repair(paths) == 4
     assert stored_ids(paths)[: len(ids)] == ids
-    assert "1 holes may be repaired later" in capsys.readouterr().out
+    assert "Holes that may be repaired later: 1" in capsys.readouterr().out
 
 
 def test_repair_of_a_folder_without_a_recording_says_that_there_is_nothing(tmp_path, capsys):
@@ -135,7 +141,7 @@ def test_prune_says_why_a_day_stays(paths, capsys):
     flags = ["--data-dir", str(paths.root), "--retention-days-stream-trades", "1"]
     assert main.main(["prune", *flags]) == 0
     shown = capsys.readouterr().out
-    assert "1 holes can still be repaired" in shown
+    assert "open repairs: 1" in shown
     assert "0 deleted" in shown
     assert stored_ids(paths) == [0, 60 + 3 * 86_400]
 
@@ -145,3 +151,28 @@ def test_prune_without_settings_deletes_nothing(paths, capsys):
     assert main.main(["prune", "--data-dir", str(paths.root)]) == 0
     assert "Nothing is ever deleted" in capsys.readouterr().out
     assert stored_ids(paths) == [0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_repairs_killed_at_random_moments_store_every_trade_once(tmp_path):
+    """``kill -9`` of real processes; there are more holes than are written as one file."""
+    chance = random.Random(5)
+    data = tmp_path / "data"
+    now_ms = time.time_ns() // 1_000_000
+    with simulating(tmp_path / "exchange", seed=DEMO_SEED) as urls:
+        host = urlsplit(urls["BINANCE_WS_URL"]).netloc
+        claim_source(data, {"market": "um", "host": host})
+        paths = LakePaths.of(data)
+        wanted = {symbol: [] for symbol in (SYMBOL, "ETHUSDT")}
+        for symbol, ids in wanted.items():
+            for number in range(120, 0, -1):
+                ids.extend(lack(paths, symbol=symbol, end_ms=now_ms - 20_000 * number))
+        for _ in range(6):
+            program = Program(tmp_path, "repair", "--data-dir", data, variables=urls)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.process.wait(chance.uniform(1, 5))
+            program.kill()
+        assert Program(tmp_path, "repair", "--data-dir", data, variables=urls).wait() == 0
+        for symbol, ids in wanted.items():
+            assert stored_ids(paths, symbol) == ids

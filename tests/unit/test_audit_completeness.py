@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -14,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.certificate import Repair, Status
+from audit.check_completeness import CompletenessReport, check_completeness
 from audit.completeness import SymbolAudit, audit_symbol
 from audit.id_gaps import IdGaps
 from audit.minute_bars import MinuteBars, Trades, exact_sums
+from binance_api.rest import RestClient, RestSettings
+from domain.errors import ConfigError
 from domain.events import GapState
 from lake.paths import LakePaths
 from tests.lake_months import (
@@ -293,6 +298,36 @@ def test_a_hole_the_ledger_does_not_know_can_be_repaired_from_rest_for_48_hours(
     assert (hole.repair, hole.repairable_until_ms) == (Repair.ARCHIVE, None)
 
 
+def test_a_hole_of_which_the_ledger_knows_parts_is_told_in_parts(paths: LakePaths) -> None:
+    store(paths, trades([1, 2, 30, 31]))
+    ledger = ledger_of(paths)
+    for first, last, state in ((5, 9, GapState.LOST), (10, 19, GapState.EXPIRED)):
+        ledger.found("trades", SYMBOL, first, last, cause=state.value, at_ns=1, state=state)
+    ledger.flush()
+    found = [(h.first_id, h.last_id, h.missing_count, h.cause) for h in audited(paths).holes]
+    unknown = "not in the ledger"
+    assert found == [
+        (3, 4, 2, unknown),
+        (5, 9, 5, "lost"),
+        (10, 19, 10, "expired"),
+        (20, 29, 10, unknown),
+    ]
+
+
+def test_a_day_the_archive_does_not_have_cannot_be_repaired(paths: LakePaths) -> None:
+    rows = trades(range(1, 31 * 24 + 1), every_ms=HOUR_MS)
+    kept = (rows["transact_time_ms"] - MONTH_MS) // (24 * HOUR_MS) != 9
+    part = kept & (rows["agg_trade_id"] != 500)
+    for absent, repair in (
+        ([10], Repair.ARCHIVE),  # the days beside it may have had the trades
+        ([9, 10, 11], Repair.NOBODY),
+    ):
+        days = [f"2024-07-{day:02d}" for day in absent]
+        archive(paths, "aggTrades", trade_lines(rows[part]), absent_days=days)
+        found = [(hole.missing_count, hole.repair) for hole in audited(paths).holes]
+        assert found == [(24, repair), (1, Repair.ARCHIVE)]
+
+
 @pytest.mark.parametrize(
     ("state", "repair"),
     [
@@ -402,7 +437,35 @@ def test_the_module_exits_0_when_all_is_whole_and_says_what_is_not_reachable(
     assert list((data_dir / "audit").glob("completeness-*.json"))
 
 
-def test_a_month_that_is_none_is_bad_usage(data_dir: Path) -> None:
-    done = run_audit(data_dir, "--from", "July", "--rest-pages", "0")
-    assert done.returncode == 2
-    assert "--from: 'July' is no month" in done.stderr
+def test_a_month_that_is_none_is_bad_usage(paths: LakePaths) -> None:
+    with pytest.raises(ConfigError, match="--from: 'July' is no month"):
+        asyncio.run(checked(paths, first_month="July"))
+
+
+def test_a_cancelled_audit_stops_reading_soon(paths: LakePaths) -> None:
+    store(paths, trades(range(1, 100)))
+    seen: list[float] = []
+
+    async def go() -> None:
+        loop = asyncio.get_running_loop()
+        begun, go_on = asyncio.Event(), threading.Event()
+
+        def on_progress(symbol: str, month: str, done: float) -> None:
+            seen.append(done)
+            loop.call_soon_threadsafe(begun.set)
+            go_on.wait(10)
+
+        task = asyncio.create_task(checked(paths, on_progress=on_progress))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        go_on.set()
+
+    asyncio.run(go())  # ends when the thread has ended
+    assert len(seen) == 1
+
+
+async def checked(paths: LakePaths, **given) -> CompletenessReport:
+    async with RestClient(RestSettings(base_url="http://127.0.0.1:9")) as rest:
+        return await check_completeness(paths, [SYMBOL], rest, rest_pages=0, **given)

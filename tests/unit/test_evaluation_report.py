@@ -14,7 +14,7 @@ import pytest
 
 from domain.events import Action
 from evaluation.html_report import render_html
-from evaluation.report import Report, ReportOptions, build_report
+from evaluation.report import Report, ReportOptions, _judged_together, build_report
 from evaluation.scores import wilson
 from evaluation.slices import Money, Verdict
 from evaluation.text_report import render_text
@@ -87,6 +87,34 @@ def test_on_random_walks_intervals_cover_zero() -> None:
         missed["verdict"] += found.verdict in {Verdict.BETTER, Verdict.WORSE}
         assert found.money is Money.LOSES
     assert max(missed.values()) <= 6, missed
+
+
+def test_calls_that_overlap_and_persist_do_not_pass_for_skill() -> None:
+    """One per window, 5-minute horizons, sides kept for 20 minutes: taken as separate, most seeds
+    would show an edge or its contrary."""
+    wrong = 0
+    for seed in range(30):
+        window = np.arange(20, 11_900)
+        sides = np.random.default_rng(seed).choice([-1, 1], 100)[window // 240]
+        market = prices(random_walk(seed + 500, 12_000))
+        found = judged(market, columns(window, direction=sides, horizon_s=300))
+        assert found.hit_rate.effective_count < found.calls / 20
+        wrong += found.verdict is not Verdict.CHANCE
+    assert wrong <= 5
+
+
+def test_one_lucky_slice_among_many_is_no_finding() -> None:
+    mid = random_walk(3)
+    found = judged(prices(mid), knowing_signals(3, mid, skill=0.0))
+
+    def slices(lowest: float) -> list[Any]:
+        p_values = [lowest, *np.linspace(0.1, 1.0, 19)]
+        rates = [msgspec.structs.replace(found.hit_rate, value=0.9, p_value=p) for p in p_values]
+        return [msgspec.structs.replace(found, hit_rate=rate) for rate in rates]
+
+    assert {s.verdict for s in _judged_together(slices(0.01))} == {Verdict.CHANCE}
+    assert [s.verdict for s in _judged_together(slices(0.002))].count(Verdict.BETTER) == 1
+    assert _judged_together(slices(0.01)[:1])[0].verdict is Verdict.BETTER
 
 
 def test_always_buying_in_a_rising_market_is_no_skill() -> None:

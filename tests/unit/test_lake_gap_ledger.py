@@ -231,3 +231,43 @@ def test_a_full_disk_keeps_the_changes_for_the_next_flush(tmp_path, monkeypatch)
     }
     assert ledger.flush() == 1
     assert read_gaps(tmp_path) == ledger.all()
+
+
+def test_what_rest_could_not_give_may_become_permanent_only_when_told(tmp_path):
+    ledger = GapLedger(tmp_path)
+    found(ledger, 10, 19)
+    repaired(ledger, 10, 19, EXPIRED, by=None)
+    assert repaired(ledger, 10, 19, LOST, by=None) == []
+    changed = ledger.resolve("trades", "BTCUSDT", 12, 14, LOST, at_ns=3, of=[OPEN, EXPIRED])
+    assert sorted(ranges(changed)) == [(10, 11, EXPIRED), (12, 14, LOST), (15, 19, EXPIRED)]
+
+
+def test_a_new_state_may_have_another_deadline(tmp_path):
+    ledger = GapLedger(tmp_path)
+    found(ledger, 10, 19, repairable_until_ms=5_000)
+    ledger.resolve("trades", "BTCUSDT", 10, 14, EXPIRED, at_ns=2, repairable_until_ms=9_000)
+    deadlines = {gap.first_id: gap.repairable_until_ms for gap in ledger.all()}
+    assert deadlines == {10: 9_000, 15: 5_000}
+
+
+def test_what_is_left_of_a_hole_knows_its_times_from_the_trades_beside_it(tmp_path):
+    ledger = GapLedger(tmp_path)
+    found(ledger, 10, 29, from_ms=1_000, until_ms=2_000)
+    ledger.resolve("trades", "BTCUSDT", 15, 19, REPAIRED, at_ns=2, times_ms=(1_400, 1_500))
+    times = {gap.first_id: (gap.from_ms, gap.until_ms) for gap in ledger.all()}
+    assert times == {10: (1_000, 1_400), 15: (1_400, 1_500), 20: (1_500, 2_000)}
+    ledger.resolve("trades", "BTCUSDT", 20, 24, LOST, at_ns=3, times_ms=(1_500, 1_700))
+    times = {gap.first_id: (gap.from_ms, gap.until_ms) for gap in ledger.all()}
+    assert times[20] == (1_500, 1_700)
+    assert times[25] == (1_700, 2_000)
+
+
+def test_unresolved_gaps_of_a_kind_are_listed_whatever_their_state(tmp_path):
+    ledger = GapLedger(tmp_path)
+    found(ledger, 10, 19)
+    found(ledger, 30, 39, symbol="ETHUSDT", state=LOST)
+    found(ledger, 50, 59)
+    ledger.found("depth", "BTCUSDT", None, None, cause="x", at_ns=1, from_ms=1, until_ms=2)
+    repaired(ledger, 10, 14)
+    assert ranges(ledger.unresolved("trades")) == [(15, 19, OPEN), (30, 39, LOST), (50, 59, OPEN)]
+    assert len(ledger.unresolved("depth")) == 1

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from domain.events import GapState
 from domain.market import Market
+from domain.times import time_ms
 from lake import gaps, read
 from lake.hole_times import hole_times, touching_holes
 from lake.paths import LakePaths
-from lake.reading import time_ms
-from lake.stream_files import stream_files
+from lake.stream_files import read_stream_file, stream_files
 from tests.lake_months import (
     HOUR_MS,
     MONTH_MS,
@@ -206,6 +206,24 @@ def test_a_damaged_file_is_set_aside_and_the_rest_is_read(paths: LakePaths, data
     aside = {path.name for path in data_dir.rglob("*.damaged")}
     assert aside == {f"{damaged.name}.damaged", f"{month.name}.damaged"}
     assert len(stream_files(paths, "trades", "2024-07-01")) == 1
+
+
+def test_a_file_merged_away_while_it_is_read_is_found_in_the_merged_one(
+    paths: LakePaths, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(paths, trades(range(1, 5)))
+    (other,) = store(paths, trades(range(5, 9)))
+
+    def read_after_merge(path: Path, *given, **options):
+        if path == other and other.exists():
+            other.unlink()
+            store(paths, trades(range(4, 9)))
+            store(paths, trades(range(9, 10)))
+        return read_stream_file(path, *given, **options)
+
+    monkeypatch.setattr("lake.sequence.read_stream_file", read_after_merge)
+    table = read("trades", SYMBOL, data_dir=data_dir, columns=["agg_trade_id"])
+    assert table.column(0).to_pylist() == list(range(1, 10))
 
 
 def test_gaps_are_the_recorders_and_repaired_ones_only_if_asked_for(

@@ -115,7 +115,7 @@ def test_a_day_with_holes_that_can_still_be_repaired_stays(paths, tmp_path, stat
     is_repairable = state in {GapState.OPEN, GapState.EXPIRED}
     assert going(found) == (["2024-07-15", "2024-07-18"] if is_repairable else DATES[:4])
     kept = [item for item in found if item.kept_because is not None]
-    assert [item.kept_because for item in kept] == ["1 holes can still be repaired"] * len(kept)
+    assert [item.kept_because for item in kept] == ["open repairs: 1"] * len(kept)
     prune(found)
     assert place(paths, "stream_trades", "2024-07-16").exists() is is_repairable
 
