@@ -78,7 +78,8 @@ class Hour(msgspec.Struct, frozen=True, kw_only=True):
     """One hour of one symbol.
 
     Attributes:
-        rows: Rows by kind and source, as ``{"trades": {"stream": 812}}``.
+        rows: Rows by kind and source, as ``{"trades": {"stream": 812}}``; of the kinds that ought
+            to be there: of others nothing is certified.
         repaired_from: Sources that filled holes.
         holes: Positions in the report's list of holes.
     """

@@ -254,7 +254,7 @@ def _hours(
     """Hours in which something ought to be there, with their rows by kind and source."""
     start_ms, end_ms = _trades_expected_ms(scan, month)
     found: dict[int, dict[str, dict[str, int]]] = {
-        hour: {} for hour in range(start_ms - start_ms % HOUR_MS, end_ms, HOUR_MS)
+        hour: {"trades": {}} for hour in range(start_ms - start_ms % HOUR_MS, end_ms, HOUR_MS)
     }
     for hour, sources in month.hourly.items():
         found.setdefault(hour, {})["trades"] = sources

@@ -130,6 +130,7 @@ def certificate_text(hours: Sequence[Hour], holes: Sequence[Hole]) -> str:
     stretches = itertools.groupby(
         enumerate(hours),
         key=lambda found: (
+            sorted(found[1].rows),
             found[1].status,
             found[1].repaired_from,
             found[1].holes,
@@ -137,7 +138,7 @@ def certificate_text(hours: Sequence[Hour], holes: Sequence[Hole]) -> str:
         ),
     )
     rows = []
-    for (status, sources, places, _), group in stretches:
+    for (kinds, status, sources, places, _), group in stretches:
         members = [hour for _, hour in group]
         what = ""
         if status is Status.HOLED:
@@ -146,8 +147,9 @@ def certificate_text(hours: Sequence[Hour], holes: Sequence[Hole]) -> str:
             what = "from " + ", ".join(sources)
         end_ms = members[-1].start_ms + HOUR_MS
         span = (stamp(members[0].start_ms), stamp(end_ms))
-        rows.append((members[0].symbol, *span, len(members), status.value, what))
-    text = table(("symbol", "from (UTC)", "to", "hours", "certified", ""), rows)
+        of = ", ".join(kinds)
+        rows.append((members[0].symbol, *span, len(members), of, status.value, what))
+    text = table(("symbol", "from (UTC)", "to", "hours", "of", "are", ""), rows)
     lines = [f"hole #{place + 1}: {hole_text(hole)}" for place, hole in enumerate(holes)]
     return "\n".join([text, *lines])
 

@@ -1,7 +1,7 @@
 """The report on past signals: every stored signal against what the market then did.
 
 Consumes the signal store and the feature store of one data folder, produces a ``Report``: plain data
-that serialises to JSON. Days are streamed; what stays in memory is about 150 bytes a signal.
+that serialises to JSON. Prices are streamed by day; signals take up to 500 bytes each at the peak.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def build_report(
         symbols=sorted(texts.symbol.texts[code] for code in np.unique(found.symbol)),
         signals=len(found),
         scored=len(scored),
-        left_out=_left_out(found),
+        left_out=_left_out(found.status),
         without_spread=int((~scored.has_spread).sum()),
         entry_delay_s=float(np.median(delay_ms)) / 1_000.0 if len(scored) else None,
         sources=_sources(found, decisions, reference, texts),
@@ -213,19 +213,19 @@ def _sources(
     reports = []
     for name, code in _in_order(found.source, texts):
         some = decisions.take(decisions.outcomes.source == code)
-        everything = found.take(found.source == code)
+        own = found.source == code
         has_scored = len(some.pair) > 0
         summary = measure(some, reference, source=name, dimension="source", value=name)
         reports.append(
             SourceReport(
                 name=name,
-                signals=len(everything),
-                left_out=_left_out(everything),
+                signals=int(own.sum()),
+                left_out=_left_out(found.status[own]),
                 summary=summary if has_scored else None,
                 sharpe=sharpes.get(code),
                 baselines=baselines_beside(some, name) if has_scored else [],
                 curves=curves_of(some, name) if has_scored else None,
-                histogram=_histogram(everything),
+                histogram=_histogram(found.confidence[own], found.direction[own]),
             )
         )
     summaries = [r.summary for r in reports if r.summary is not None]
@@ -276,19 +276,19 @@ def _judged_together(slices: list[SliceReport]) -> list[SliceReport]:
     ]
 
 
-def _left_out(found: Outcomes) -> dict[str, int]:
+def _left_out(status: np.ndarray) -> dict[str, int]:
     counts = {
-        text: int((found.status == status).sum())
-        for status, text in STATUS_TEXT.items()
-        if status is not Status.SCORED
+        text: int((status == reason).sum())
+        for reason, text in STATUS_TEXT.items()
+        if reason is not Status.SCORED
     }
     return {text: count for text, count in counts.items() if count}
 
 
-def _histogram(found: Outcomes) -> Histogram:
-    known = ~np.isnan(found.confidence)
-    position = np.clip(found.confidence[known] * HISTOGRAM_BINS, 0, HISTOGRAM_BINS - 1)
-    is_call = found.direction[known] != 0
+def _histogram(confidence: np.ndarray, direction: np.ndarray) -> Histogram:
+    known = ~np.isnan(confidence)
+    position = np.clip(confidence[known] * HISTOGRAM_BINS, 0, HISTOGRAM_BINS - 1)
+    is_call = direction[known] != 0
     index = position.astype(np.int64)
     return Histogram(
         calls=np.bincount(index[is_call], minlength=HISTOGRAM_BINS).tolist(),

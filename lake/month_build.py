@@ -23,6 +23,7 @@ from lake.historical_files import (
     ArchivePart,
     HistoryKind,
     KindLayout,
+    about_month,
     days_of,
     month_bounds_ms,
     month_path,
@@ -97,6 +98,7 @@ def build_month(
         with run:
             about = _describe(run, month, base, parts, sorter, set(absent_days))
             run.describe({ABOUT_KEY.decode(): msgspec.json.encode(about).decode(), **_plain(about)})
+        about_month(run.path)  # what cannot be read, or lacks rows, must not become visible
         publish_file(run.path, target, hook=hook)
     return about
 

@@ -83,7 +83,7 @@ class Continuity:
 
 
 class RunWriter:
-    """Writes one run; a context manager that leaves the file closed, whole or not.
+    """Writes one run; leave its context to close the file, which is whole if no error left with it.
 
     Args:
         path: The file; replaced if it exists. Nobody else knows it.
@@ -102,25 +102,13 @@ class RunWriter:
         self._layout = layout
         self._waiting: list[pa.Table] = []
         self._waiting_rows = 0
-        self._writer: pq.ParquetWriter
+        ensure_folder(path.parent)
+        try:
+            self._writer = _opened(path, layout.schema)
+        except (pa.ArrowException, OSError) as error:
+            raise _refused(path, error) from error
 
     def __enter__(self) -> Self:
-        ensure_folder(self.path.parent)
-        schema = self._layout.schema
-        try:
-            self._writer = pq.ParquetWriter(
-                str(self.path),
-                schema,
-                compression="zstd",
-                compression_level=_COMPRESSION_LEVEL,
-                use_dictionary=_names(schema, pa.float64()),
-                dictionary_pagesize_limit=_DICTIONARY_BYTES,
-                column_encoding=dict.fromkeys(_names(schema, pa.int64()), "DELTA_BINARY_PACKED"),
-                write_page_checksum=True,
-                store_schema=False,
-            )
-        except (pa.ArrowException, OSError) as error:
-            raise _refused(self.path, error) from error
         return self
 
     def __exit__(
@@ -156,9 +144,25 @@ class RunWriter:
         waiting, self._waiting, self._waiting_rows = self._waiting, [], 0
         if waiting:
             try:
-                self._writer.write_table(pa.concat_tables(waiting), row_group_size=ROW_GROUP_ROWS)
+                self._writer.write_table(
+                    pa.concat_tables(waiting), row_group_size=2 * ROW_GROUP_ROWS
+                )
             except (pa.ArrowException, OSError) as error:
                 raise _refused(self.path, error) from error
+
+
+def _opened(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
+    return pq.ParquetWriter(
+        str(path),
+        schema,
+        compression="zstd",
+        compression_level=_COMPRESSION_LEVEL,
+        use_dictionary=_names(schema, pa.float64()),
+        dictionary_pagesize_limit=_DICTIONARY_BYTES,
+        column_encoding=dict.fromkeys(_names(schema, pa.int64()), "DELTA_BINARY_PACKED"),
+        write_page_checksum=True,
+        store_schema=False,
+    )
 
 
 def _names(schema: pa.Schema, kind: Any) -> Any:

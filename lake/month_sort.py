@@ -52,8 +52,6 @@ class MonthSorter:
         self.late_count = self.duplicate_count = self.conflict_count = 0
 
     def __enter__(self) -> Self:
-        if self._main is not None:
-            self._main.__enter__()
         return self
 
     def __exit__(
@@ -98,10 +96,9 @@ class MonthSorter:
         first = self._base
         if self._main is not None:
             main, self._main = self._main, None
-            main.__exit__(None, None, None)
-            first = main.path
+            with main:
+                first = main.path
         merged = RunWriter(self._name("merged"), self._layout)
-        merged.__enter__()
         try:
             for rows in self._merged([first, *self._pieces] if first else self._pieces):
                 check()

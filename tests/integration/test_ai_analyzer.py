@@ -370,7 +370,7 @@ def test_a_clock_that_is_set_is_noted_and_changes_no_deadline(tmp_path: Path) ->
 def test_a_defect_in_one_analysis_harms_no_other(tmp_path: Path) -> None:
     async def scene(_: ScriptedAI, analyzer: AIAnalyzer, outbox: Outbox) -> None:
         row, context = window(0)
-        odd = msgspec.structs.replace(context, session="no session")  # type: ignore[arg-type]
+        odd = msgspec.structs.replace(context, session="no session")
         analyzer.on_window(row, odd)
         await analyzer.settle()
         analyzer.on_window(*window(1))

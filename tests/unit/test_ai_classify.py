@@ -144,7 +144,7 @@ def test_the_cause_beneath_an_sdk_s_exception_decides(cause: Exception, expected
 
 
 def test_odd_attributes_break_nothing() -> None:
-    for given in (
+    for attributes in (
         {"status_code": "x", "body": 7, "headers": 3},
         {"status_code": None, "body": {"error": "text"}, "response": None},
         {
@@ -153,7 +153,7 @@ def test_odd_attributes_break_nothing() -> None:
             "headers": {"Retry-After": 3},
         },
     ):
-        assert classify(APIError("odd", **given)).error.startswith("APIError: ")
+        assert classify(APIError("odd", **attributes)).error.startswith("APIError: ")
 
 
 @pytest.mark.parametrize(

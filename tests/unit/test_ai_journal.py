@@ -5,12 +5,12 @@ from pathlib import Path
 
 import msgspec
 
-from ai import journal
 from ai.contract import Message, Outcome
 from ai.journal import MAX_PENDING, CallJournal, CallRecord, calls_file
 from ai.recorded import RecordedAnswers
+from ai.reply import MAX_REPLY_CHARS
 from domain.errors import StorageError
-from tests.ai_samples import needs_full_disk, CANARY, START_MS, WINDOW_MS, records
+from tests.ai_samples import CANARY, START_MS, WINDOW_MS, needs_full_disk, records
 
 DAY_MS = 86_400_000
 
@@ -157,4 +157,4 @@ def test_an_enormous_reply_is_cut_in_the_journal(tmp_path: Path) -> None:
     calls, _ = writer(tmp_path)
     calls.add(record(0, Outcome.WRONG_SHAPE, reply="x" * 100_000))
     asyncio.run(calls.flush())
-    assert len(records(tmp_path)[0].reply or "") == journal.MAX_REPLY_CHARS
+    assert len(records(tmp_path)[0].reply or "") == MAX_REPLY_CHARS

@@ -10,6 +10,7 @@ import pytest
 
 from domain.errors import StorageError
 from domain.market import Market
+from lake import archive_csv, month_run
 from lake.archive_csv import UnreadableArchive
 from lake.atomic import Step
 from lake.historical_files import (
@@ -69,14 +70,24 @@ def build(paths, tmp_path):
     return make
 
 
-def test_a_month_holds_every_trade_once_in_order(paths, archive, build, trades):
+@pytest.mark.parametrize("group_rows", [100, 1 << 19])
+def test_a_month_holds_every_trade_once_in_order(
+    paths, archive, build, trades, monkeypatch, group_rows
+):
+    monkeypatch.setattr(month_run, "ROW_GROUP_ROWS", group_rows)
+    monkeypatch.setattr(archive_csv, "_BLOCK_BYTES", group_rows * 10)
+    monkeypatch.setattr(archive_csv, "_READ_BYTES", 1_000)
     about = build(archive())
+    check_month(month_path(paths, SYMBOL, "aggTrades", "2024-06"))
     assert stored(paths, "2024-06").equals(true_trades(trades, "2024-06"))
     assert about.is_complete
     assert (about.missing_count, about.duplicate_count, about.disordered_count) == (0, 0, 0)
 
 
-def test_doubled_and_shuffled_rows_are_put_right_and_counted(paths, archive, build, trades):
+def test_doubled_and_shuffled_rows_are_put_right_and_counted(
+    paths, archive, build, trades, monkeypatch
+):
+    monkeypatch.setattr(month_run, "ROW_GROUP_ROWS", 100)
     about = build(archive("2024-06", VisionFaultKind.SHUFFLED, VisionFaultKind.DOUBLED))
     assert stored(paths, "2024-06").equals(true_trades(trades, "2024-06"))
     assert about.duplicate_count > 0
@@ -166,7 +177,8 @@ def test_pandas_polars_and_duckdb_read_the_same_rows(paths, archive, build, trad
     assert [{"price": p, "is_buyer_maker": m} for p, m in duckdb.sql(query).fetchall()] == expected
 
 
-def test_reading_takes_the_columns_and_times_asked_for(paths, archive, build, trades):
+def test_reading_takes_the_columns_and_times_asked_for(paths, archive, build, trades, monkeypatch):
+    monkeypatch.setattr(month_run, "ROW_GROUP_ROWS", 64)
     build(archive())
     truth = true_trades(trades, "2024-06")
     times = truth["transact_time_ms"].to_pylist()
@@ -176,6 +188,7 @@ def test_reading_takes_the_columns_and_times_asked_for(paths, archive, build, tr
         columns=["agg_trade_id", "price"],
         start_ms=times[100],
         end_ms=times[200],
+        use_threads=True,
     )
     assert found.equals(truth.slice(100, 100).select(["agg_trade_id", "price"]))
     assert stored(paths, "2024-07").num_rows == 0

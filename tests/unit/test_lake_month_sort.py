@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lake import month_sort
+from lake import month_run, month_sort
 from lake.historical_files import AGG_TRADE_SCHEMA, LAYOUTS
 from lake.month_run import RunWriter
 from lake.month_sort import MonthSorter
@@ -43,6 +43,7 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(month_sort, "PIECE_ROWS", 50)
     monkeypatch.setattr(month_sort, "_SMALLEST_BATCH", 7)
     monkeypatch.setattr(month_sort, "MERGED_ROWS", 20)
+    monkeypatch.setattr(month_run, "ROW_GROUP_ROWS", 60)
 
 
 def test_sorted_rows_go_straight_through(tmp_path):
@@ -71,6 +72,7 @@ def test_any_order_and_repetition_is_sorted_unique_with_the_first_kept(ids, piec
         patch.setattr(month_sort, "PIECE_ROWS", piece_rows)
         patch.setattr(month_sort, "_SMALLEST_BATCH", 5)
         patch.setattr(month_sort, "MERGED_ROWS", 10)
+        patch.setattr(month_run, "ROW_GROUP_ROWS", 16)
         base_path = None
         expected = {}
         if base:
