@@ -252,6 +252,7 @@ class AIAnalyzer:
         row = waiting.row
         try:
             await self._ask(waiting)
+            await self._budget.flush()
         except Exception:
             # The analyst is an extra: a defect of it is logged whole, and the market data go on.
             log.exception("ai.analysis_failed", symbol=row.symbol)
@@ -402,6 +403,7 @@ class AIAnalyzer:
         try:
             async with asyncio.timeout(STOP_TIMEOUT_S):
                 await self._journal.flush()
+                await self._budget.flush()
                 await self._router.close()
         except TimeoutError:
             log.warning("ai.stop_timeout", seconds=STOP_TIMEOUT_S)

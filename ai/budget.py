@@ -106,14 +106,18 @@ class Budget:
             id=next(self._ids), day=self.day(), provider=provider, tokens=tokens, usd=usd
         )
         self._count(entry)
-        await self._write(entry)
+        self._unwritten.append(entry)
+        await self.flush()
         return entry
 
-    async def settle(self, reserved: Reservation, tokens: int, usd: float) -> None:
-        """Replace a reservation by what was really spent."""
+    def settle(self, reserved: Reservation, tokens: int, usd: float) -> None:
+        """Replace a reservation by what was really spent; on disk with the next ``flush``.
+
+        Until then the disk knows the reservation, which is no less.
+        """
         entry = msgspec.structs.replace(reserved, tokens=tokens, usd=usd)
         self._count(entry)
-        await self._write(entry)
+        self._unwritten.append(entry)
 
     def can_spend(self, provider: str, tokens: int, usd: float) -> bool:
         """Whether the day's rest allows it."""
@@ -146,9 +150,8 @@ class Budget:
         self._spent = {key: spent for key, spent in self._spent.items() if key[0] != oldest}
         self._entries = {key: e for key, e in self._entries.items() if e.day != oldest}
 
-    async def _write(self, entry: Reservation) -> None:
-        """On disk before the caller goes on; a disk that refuses does not stop it."""
-        self._unwritten.append(entry)
+    async def flush(self) -> None:
+        """Write what is not on disk yet; a disk that refuses stops nobody."""
         async with self._writing:
             taken, self._unwritten = self._unwritten, []
             if not taken:

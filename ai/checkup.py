@@ -140,7 +140,8 @@ async def _called(
     if completion.prompt_tokens is not None:
         new, cached, output = usage_of(completion)
         usd = budgeted_cost(capability.price, new, cached, output)
-        await budget.settle(reserved, new + output, usd)
+        budget.settle(reserved, new + output, usd)
+        await budget.flush()
     took_ms = round((time.monotonic() - began) * 1_000, 1)
     outcome = Outcome.ANSWERED if completion.text else Outcome.EMPTY_REPLY
     return msgspec.structs.replace(found, live_outcome=outcome, live_ms=took_ms)

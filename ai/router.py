@@ -263,7 +263,7 @@ class Router:
             record = self._written(analysis, call, result, began)
             self._note(analysis, f"{call.provider.name}/{call.model}", result.outcome)
             self._settle_permit(call.permit, result)
-        await self._settle_budget(call, result)
+        self._settle_budget(call, result)
         self._learn(routed, call.model, result)
         if result.reading is not None:
             return Answer(reading=result.reading, record=record)
@@ -343,15 +343,15 @@ class Router:
             )
         return reserved
 
-    async def _settle_budget(self, call: _Call, result: _Result) -> None:
+    def _settle_budget(self, call: _Call, result: _Result) -> None:
         completion = result.completion
         if completion is not None and completion.prompt_tokens is not None:
             new, cached, output = usage_of(completion)
             price = capability_of(call.model, self._prices).price
             usd = budgeted_cost(price, new, cached, output)
-            await self._budget.settle(call.reserved, new + output, usd)
+            self._budget.settle(call.reserved, new + output, usd)
         elif completion is None and result.outcome not in MAY_BE_CHARGED | {Outcome.ANSWERED}:
-            await self._budget.settle(call.reserved, 0, 0.0)
+            self._budget.settle(call.reserved, 0, 0.0)
 
     def _settle_permit(self, permit: Permit, result: _Result) -> None:
         outcome = result.outcome

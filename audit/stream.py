@@ -136,10 +136,7 @@ def audit_recording(
         key=lambda hole: hole.from_ms,
     )
     hours = scan.finished_hours(ledger)
-    rows = {
-        hour.start_ms: {"trades": hour.sources, "depth": {"stream": hour.depth_found}}
-        for hour in hours
-    }
+    rows = {hour.start_ms: scan.rows_of(hour) for hour in hours}
     return SymbolStream(
         symbol=symbol,
         hours=hours,
@@ -201,6 +198,15 @@ class _Recording:
                 end_ms = min(start_ms + HOUR_MS, self._last_depth[0] + NOMINAL_DEPTH_MS)
                 hour.depth_expected = max(0, end_ms - begin_ms) // NOMINAL_DEPTH_MS
         return [self._hours[start_ms] for start_ms in sorted(self._hours)]
+
+    def rows_of(self, hour: StreamHour) -> dict[str, dict[str, int]]:
+        """Rows by kind and source, of the kinds that are recorded of the symbol."""
+        rows = {}
+        if self.ids.first_id is not None:
+            rows["trades"] = hour.sources
+        if self._last_depth is not None:
+            rows["depth"] = {"stream": hour.depth_found}
+        return rows
 
     def _hour(self, start_ms: int) -> StreamHour:
         if start_ms not in self._hours:

@@ -32,6 +32,11 @@ def budget(
     return found, failures
 
 
+def settle(ledger: Budget, one: Reservation, tokens: int, usd: float = 0.0) -> None:
+    ledger.settle(one, tokens, usd)
+    asyncio.run(ledger.flush())
+
+
 def reserved(work: Coroutine[Any, Any, Reservation | None]) -> Reservation:
     found = asyncio.run(work)
     assert found is not None
@@ -40,7 +45,7 @@ def reserved(work: Coroutine[Any, Any, Reservation | None]) -> Reservation:
 
 def test_nothing_is_spent_beyond_the_day_s_tokens(tmp_path: Path) -> None:
     ledger, _ = budget(tmp_path, daily_tokens=1_000)
-    asyncio.run(ledger.settle(reserved(ledger.reserve("groq", 600, 0.1)), 550, 0.1))
+    settle(ledger, reserved(ledger.reserve("groq", 600, 0.1)), 550, 0.1)
     assert asyncio.run(ledger.reserve("groq", 451, 0.0)) is None
     assert reserved(ledger.reserve("groq", 450, 0.0))
     assert reserved(ledger.reserve("openai", 1_000, 0.0))  # each provider has its own
@@ -54,7 +59,7 @@ def test_nothing_is_spent_beyond_the_day_s_dollars(tmp_path: Path) -> None:
 
 def test_what_was_spent_survives_a_restart(tmp_path: Path) -> None:
     ledger, _ = budget(tmp_path)
-    asyncio.run(ledger.settle(reserved(ledger.reserve("groq", 900, 0.5)), 700, 0.25))
+    settle(ledger, reserved(ledger.reserve("groq", 900, 0.5)), 700, 0.25)
     again, _ = budget(tmp_path)
     assert (again.spent_today("groq").tokens, again.spent_today("groq").usd) == (700, 0.25)
     third, _ = budget(tmp_path)  # the compacted file reads the same
@@ -64,6 +69,13 @@ def test_what_was_spent_survives_a_restart(tmp_path: Path) -> None:
 def test_a_call_that_a_crash_cut_short_counts_in_full(tmp_path: Path) -> None:
     ledger, _ = budget(tmp_path)
     reserved(ledger.reserve("groq", 900, 0.5))  # on disk before the call; then the process dies
+    assert budget(tmp_path)[0].spent_today("groq").tokens == 900
+
+
+def test_a_settlement_not_yet_on_disk_counts_in_full_after_a_crash(tmp_path: Path) -> None:
+    ledger, _ = budget(tmp_path)
+    ledger.settle(reserved(ledger.reserve("groq", 900, 0.5)), 100, 0.1)
+    assert ledger.spent_today("groq").tokens == 100
     assert budget(tmp_path)[0].spent_today("groq").tokens == 900
 
 
@@ -89,7 +101,7 @@ def test_a_new_utc_day_starts_at_nothing(tmp_path: Path) -> None:
     assert asyncio.run(ledger.reserve("groq", 1, 0.0)) is None
     wall.ns += DAY_NS // 2
     assert reserved(ledger.reserve("groq", 100, 0.0))
-    asyncio.run(ledger.settle(late, 40, 0.0))  # belongs to the day on which it was made
+    settle(ledger, late, 40)  # belongs to the day on which it was made
     assert ledger.spent_today("groq").tokens == 100
     wall.ns -= DAY_NS // 2
     assert ledger.spent_today("groq").tokens == 40
@@ -137,6 +149,6 @@ def test_a_full_disk_stops_no_call_and_is_made_up_for_later(tmp_path: Path) -> N
     assert len(failures) == 1
     assert asyncio.run(ledger.reserve("groq", 600, 0.0)) is None  # counted in memory
     (tmp_path / FILE_NAME).unlink()
-    asyncio.run(ledger.settle(first, 500, 0.0))
+    settle(ledger, first, 500)
     assert len(failures) == 1
     assert budget(tmp_path)[0].spent_today("groq").tokens == 500
