@@ -85,9 +85,21 @@ class _Checked:
 
 
 class DataValidator:
-    """Checks trades (as columns or singly) and depth snapshots of a fixed list of symbols."""
+    """Checks trades (as columns or singly) and depth snapshots of a fixed list of symbols.
 
-    def __init__(self, symbols: Sequence[str], settings: ValidatorSettings | None = None) -> None:
+    Args:
+        symbols: Upper case.
+        settings: See ``ValidatorSettings``.
+        is_flagging: Whether doubtful trades are told; a recorder keeps them all alike.
+    """
+
+    def __init__(
+        self,
+        symbols: Sequence[str],
+        settings: ValidatorSettings | None = None,
+        *,
+        is_flagging: bool = True,
+    ) -> None:
         self.settings = settings or ValidatorSettings()
         self.symbols = list(symbols)
         self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
@@ -97,6 +109,7 @@ class DataValidator:
         self._digest_id = np.full((count, _RING), NO_VALUE, dtype=np.int64)
         self._digest = np.zeros((count, _RING), dtype=np.int64)
         self._flags = TradeFlags(count, self.settings)
+        self._is_flagging = is_flagging
         self._final_update_id: dict[int, int] = {}
         self._clock_is_off = False
         self._counts = dict.fromkeys(
@@ -163,14 +176,15 @@ class DataValidator:
             slots = fresh["agg_trade_id"] % _RING
             self._digest_id[fresh["symbol_index"], slots] = fresh["agg_trade_id"]
             self._digest[fresh["symbol_index"], slots] = digests
-            self._counts["suspects"] += self._flags.flag(
-                fresh,
-                groups,
-                last_ms,
-                live=not authoritative,
-                clock_offset_ms=self.clock.steady_ms(self.settings.clock_tolerance_ms),
-                is_late=is_late,
-            )
+            if self._is_flagging:
+                self._counts["suspects"] += self._flags.flag(
+                    fresh,
+                    groups,
+                    last_ms,
+                    live=not authoritative,
+                    clock_offset_ms=self.clock.steady_ms(self.settings.clock_tolerance_ms),
+                    is_late=is_late,
+                )
             self._counts["trades"] += len(fresh)
         if not authoritative:
             self._learn_clock(rows)

@@ -19,7 +19,7 @@ from domain.market import Market
 from lake.columns import parse_floats
 from lake.stream_files import LevelColumn
 
-SLICE_FRAMES: Final = 250
+SLICE_FRAMES: Final = 125
 """Frames between two offers of the interpreter lock: about 1 ms."""
 
 _JSON_SYNTAX: Final = b'[]" \t\n\r'
@@ -57,25 +57,23 @@ class _Side(msgspec.Struct, frozen=True):
 
 def _side(texts: Sequence[bytes], *, falls: bool) -> _Side:
     """One side of some books; prices fall (bids) or rise (asks)."""
-    counts = np.array([text.count(b"[") - 1 for text in texts], np.int32)
-    is_sound = np.array([text.count(b",") + 1 for text in texts], np.int32) == 2 * counts
-    is_sound |= counts == 0
-    levels = _numbers([text for text, count in zip(texts, counts.tolist(), strict=True) if count])
-    if levels is None or len(levels) != 2 * int(counts.sum()) or not is_sound.all():
+    # "[]" has no comma, n levels have 2n - 1
+    counts = np.array([(text.count(b",") + 1) // 2 for text in texts], np.int32)
+    total = int(counts.sum())
+    joined = b",".join([text for text, n in zip(texts, counts.tolist(), strict=True) if n])
+    levels = parse_floats(joined.translate(None, _JSON_SYNTAX))
+    is_plain = joined.count(b"[") == total + np.count_nonzero(counts)
+    if levels is None or len(levels) != 2 * total or not is_plain:
         return _one_by_one(texts, falls=falls)
     return _Side(counts, levels, _are_sorted(counts, levels, falls=falls))
-
-
-def _numbers(texts: Sequence[bytes]) -> np.ndarray | None:
-    return parse_floats(b",".join(texts).translate(None, _JSON_SYNTAX))
 
 
 def _one_by_one(texts: Sequence[bytes], *, falls: bool) -> _Side:
     """The same where one of them is malformed: it gets no levels."""
     sides = []
     for text in texts:
-        numbers = _numbers([text])
         count = text.count(b"[") - 1
+        numbers = parse_floats(text.translate(None, _JSON_SYNTAX))
         if numbers is None or len(numbers) != 2 * count:
             sides.append(_Side(np.zeros(1, np.int32), np.empty(0), np.zeros(1, np.bool_)))
         else:

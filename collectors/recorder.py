@@ -32,7 +32,6 @@ from lake.gap_ledger import GapLedger
 from lake.paths import LakePaths
 from lake.quarantine import Quarantine
 from market_orchestrator.connection.contract import FrameBatch
-from microstructure.trade_flags import ValidatorSettings
 
 log = structlog.get_logger()
 
@@ -55,7 +54,6 @@ class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True):
         side_s: Holes and rejected input reach the disk this often.
         retry_s: Wait after the disk refused.
         report_s: One line about the recorder's health this often.
-        validator: See ``ValidatorSettings``.
     """
 
     symbols: tuple[str, ...]
@@ -69,7 +67,6 @@ class RecorderSettings(msgspec.Struct, frozen=True, kw_only=True):
     side_s: float = 1.0
     retry_s: float = 5.0
     report_s: float = 60.0
-    validator: ValidatorSettings = ValidatorSettings()
 
 
 class Recorder:
@@ -102,7 +99,6 @@ class Recorder:
         self.rows = StreamRows(
             settings.symbols,
             settings.market,
-            settings.validator,
             monotonic_ns=lambda: int(monotonic() * 1e9),
             wall_ns=wall_ns,
         )

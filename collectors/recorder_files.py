@@ -42,6 +42,7 @@ METADATA: Final = {"orderflow.writer": "recorder"}
 _TIME_MARGIN_MS: Final = 60_000
 """Spot depth has no exchange time: that of a frame read again may differ by so much."""
 _ATTRIBUTE_SLICE: Final = 2_000
+_RELEASED: Final = 500
 
 
 class Batch(msgspec.Struct):
@@ -91,8 +92,10 @@ class StreamWriter:
         began = time.perf_counter()
         try:
             if batch.rows is not None:
-                batch.tables, batch.faulty = self._tables(batch.rows)
+                rows = batch.rows
+                batch.tables, batch.faulty = self._tables(rows)
                 batch.rows = None
+                _release(rows)
             while batch.tables:
                 kind, table = batch.tables[0]
                 self._write_table(
@@ -207,6 +210,13 @@ def _column(tops: Sequence[DepthTop], read: Callable[[DepthTop], int]) -> np.nda
         column[start : start + len(part)] = np.fromiter(map(read, part), np.int64, len(part))
         time.sleep(0)
     return column
+
+
+def _release(rows: Rows) -> None:
+    """Free the frames bit by bit: all at once would hold the interpreter lock for long."""
+    while rows.tops:
+        del rows.tops[-_RELEASED:]
+        time.sleep(0)
 
 
 def _previous(top: DepthTop) -> int:

@@ -24,7 +24,6 @@ from lake.frame_journal import JournalRecord, read_segment, segments_in
 from lake.gap_ledger import GapLedger
 from lake.paths import LakePaths
 from lake.quarantine import Quarantine
-from microstructure.trade_flags import ValidatorSettings
 
 log = structlog.get_logger()
 
@@ -119,9 +118,7 @@ def _rows_after(
     market: Market,
     wall_ns: Callable[[], int],
 ) -> StreamRows:
-    rows = StreamRows(
-        symbols, market, ValidatorSettings(), monotonic_ns=time.monotonic_ns, wall_ns=wall_ns
-    )
+    rows = StreamRows(symbols, market, monotonic_ns=time.monotonic_ns, wall_ns=wall_ns)
     rows.resume(positions)
     return rows
 

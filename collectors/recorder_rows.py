@@ -19,7 +19,6 @@ from binance_api.frames import Rejection
 from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.events import GapEvent, GapState
 from domain.market import DepthTop, Market
-from microstructure.trade_flags import ValidatorSettings
 
 _MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
 _FORGET_AFTER_MS = 600_000
@@ -65,7 +64,6 @@ class StreamRows:
     Args:
         symbols: Upper case.
         market: Whose frames.
-        validator: See ``ValidatorSettings``.
         monotonic_ns: For the age of holes.
         wall_ns: Stamped on holes.
     """
@@ -74,7 +72,6 @@ class StreamRows:
         self,
         symbols: Sequence[str],
         market: Market,
-        validator: ValidatorSettings,
         *,
         monotonic_ns: Callable[[], int],
         wall_ns: Callable[[], int],
@@ -82,7 +79,7 @@ class StreamRows:
         self.symbols = list(symbols)
         self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
         self.market = market
-        self.validator = DataValidator(self.symbols, validator)
+        self.validator = DataValidator(self.symbols, is_flagging=False)
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
         self._trades: list[np.ndarray] = []

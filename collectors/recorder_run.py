@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import sys
 import time
 
 import msgspec
@@ -31,6 +32,8 @@ log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
 _PREPARE_TIMEOUT_S = 5.0  # for exchangeInfo, before the run starts without it
+_BATCH_S = 0.04
+_SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush after so long, not 5 ms
 _SETTLE_S = 0.3  # what REST has may take so long to arrive over the socket
 
 
@@ -113,7 +116,10 @@ class RecordRun:
         symbols = settings.recording.recorder.symbols
         self.recording = Recording(settings.recording, paths, rest, archive)
         self.manager = RobustConnectionManager(
-            settings.connection,
+            # Nobody waits for a recorded frame, and a batch costs much the same whatever it holds.
+            msgspec.structs.replace(
+                settings.connection, batch_interval_s=_BATCH_S, busy_interval_s=_BATCH_S
+            ),
             [stream_name(kind, symbol) for kind in StreamKind for symbol in symbols],
             self.recording.on_frames,
             self.recording,
@@ -141,6 +147,7 @@ class RecordRun:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # frames make many short-lived objects
+        sys.setswitchinterval(_SWITCH_S)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.recording.run(), name="recording")

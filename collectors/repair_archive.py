@@ -194,7 +194,7 @@ class ArchiveRepair:
             async with self._disk:
                 await asyncio.to_thread(self._take_rows, target, work)
         except asyncio.CancelledError:
-            self._stopping.set()  # the thread ends after its batch
+            self._stopping.set()  # the thread ends soon, and the process with it
             raise
         with contextlib.suppress(OSError):
             target.unlink()
@@ -220,12 +220,12 @@ class ArchiveRepair:
             missing,
             known_ids=known_ids,
             max_rows=self._settings.batch_rows,
+            is_stopping=self._stopping.is_set,
         ):
             ids, times_ms = ids_and_times(table)
             self._writer.write(table, found_runs(work.symbol, ids, times_ms, "archive"))
-            if self._stopping.is_set():
-                return
-        self._writer.write(None, _times_done(work))
+        if not self._stopping.is_set():
+            self._writer.write(None, _times_done(work))
 
     def _known_ids(self, symbol: str, times: Missing) -> np.ndarray:
         """Stored trades of holes known by time only."""

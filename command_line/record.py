@@ -94,7 +94,6 @@ def recording_settings(settings: Settings) -> RecordingSettings:
             flush_max_items=settings.stream_flush_max_items,
             flush_max_bytes=settings.stream_flush_max_bytes,
             journal_sync_s=settings.stream_journal_sync_ms / 1_000,
-            validator=settings.validator,
         )
     )
 

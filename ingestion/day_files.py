@@ -8,15 +8,14 @@ changes no file. One writer per data folder; calls of one instance may come from
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import structlog
 
-from domain.market import Kline, Market
-from ingestion.kline_gaps import KlineGap, expected_opens, runs
+from domain.market import Market
+from ingestion.kline_gaps import KlineGap, expected_opens, gaps_of
 from lake.atomic import write_atomic
 from lake.kline_files import (
     RAW_COLUMNS,
@@ -26,7 +25,7 @@ from lake.kline_files import (
     joined,
     raw_path,
     read_bars,
-    read_metadata,
+    read_summary,
     write_bars,
 )
 from lake.part_files import DamagedFile, date_of, set_aside
@@ -36,10 +35,18 @@ log = structlog.get_logger()
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
-    """Closed candles of one request, oldest first, and the open times it should have had."""
+    """Closed candles of some days, oldest first, and how they were asked for.
 
-    bars: tuple[Kline, ...]
-    absent: tuple[int, ...]
+    Attributes:
+        columns: ``RAW_COLUMNS``.
+        absent: Open times the exchange was asked for and does not have.
+        latency_ms: Of the slowest request.
+        fetched_at_ms: Local time of the last reply.
+        endpoint: Path without query.
+    """
+
+    columns: Columns
+    absent: np.ndarray
     latency_ms: float
     fetched_at_ms: int
     endpoint: str
@@ -61,10 +68,9 @@ class DayFiles:
         Raises:
             StorageError: The disk refused; days before it are written.
         """
-        columns = columns_of(fetched.bars)
-        parts = dict(by_day(columns))
+        parts = dict(by_day(fetched.columns))
         absent: dict[str, list[int]] = {}
-        for at in fetched.absent:
+        for at in fetched.absent.tolist():
             absent.setdefault(date_of(at), []).append(at)
         with self._writing:
             return sum(
@@ -72,44 +78,33 @@ class DayFiles:
                 for date in sorted({*parts, *absent})
             )
 
-    def missing(self, start_ms: int, end_ms: int) -> np.ndarray:
-        """Open times in ``[start_ms, end_ms)`` that are neither stored nor absent; int64[n]."""
+    def lacking(self, start_ms: int, end_ms: int) -> tuple[np.ndarray, np.ndarray]:
+        """Open times in ``[start_ms, end_ms)`` without a stored candle.
+
+        Returns:
+            Those never asked for or not settled, and those the exchange does not have; int64 each.
+        """
+        missing, absent = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         opens = expected_opens(self._interval, start_ms, end_ms)
-        known = [np.empty(0, np.int64)]
-        for date in self._dates(opens):
-            known += [self._stored(date), np.array(self._absent(date), np.int64)]
-        return np.setdiff1d(opens, np.concatenate(known), assume_unique=False)
+        edges = np.flatnonzero(np.diff(opens // DAY_MS)) + 1
+        for of_day in np.split(opens, edges) if len(opens) else ():
+            lacks, at_exchange = self._lacking_of(of_day)
+            missing.append(lacks)
+            absent.append(at_exchange)
+        return np.concatenate(missing), np.concatenate(absent)
 
     def gaps(self, start_ms: int, end_ms: int) -> list[KlineGap]:
         """What is missing, and what the exchange does not have; sorted by time."""
         begin_ms = max(start_ms, self.first_bar_ms() or start_ms)
-        opens = expected_opens(self._interval, begin_ms, end_ms)
-        absent = [at for date in self._dates(opens) for at in self._absent(date)]
-        kinds = (
-            (self.missing(begin_ms, end_ms), False),
-            (np.array([at for at in sorted(absent) if begin_ms <= at < end_ms], np.int64), True),
-        )
+        missing, absent = self.lacking(begin_ms, end_ms)
         found = [
-            KlineGap(self._symbol, self._interval, start, end, count, at_exchange)
-            for times, at_exchange in kinds
-            for start, end, count in runs(times, self._interval)
+            *gaps_of(self._symbol, self._interval, missing, at_exchange=False),
+            *gaps_of(self._symbol, self._interval, absent, at_exchange=True),
         ]
         return sorted(found, key=lambda gap: gap.start_ms)
 
-    def forget_absent(self, start_ms: int, end_ms: int) -> None:
-        """Let candles the exchange did not have be asked for again."""
-        opens = expected_opens(self._interval, start_ms, end_ms)
-        with self._writing:
-            for date in self._dates(opens):
-                left = [at for at in self._absent(date) if not start_ms <= at < end_ms]
-                metadata = read_metadata(self._path(date))
-                stored = self._read(date)
-                if metadata and stored is not None:
-                    metadata["absent"] = msgspec.json.encode(left).decode()
-                    write_bars(self._path(date), stored, _own(metadata))
-
     def first_bar_ms(self) -> int | None:
-        """Open time of the listing's first candle; ``None`` while it was never asked for."""
+        """Open time of the listing's first candle; ``None`` while the exchange has not told."""
         return self._listings().get(self._interval, {}).get(self._symbol)
 
     def remember_first_bar(self, open_ms: int) -> None:
@@ -127,13 +122,25 @@ class DayFiles:
         except (OSError, msgspec.DecodeError):
             return {}
 
+    def _lacking_of(self, opens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``lacking`` of one day; a whole day is known by its row count, without its columns."""
+        date = date_of(int(opens[0]))
+        row_count, absent = self._summary(date)
+        known_absent = np.intersect1d(opens, np.array(absent, np.int64))
+        day_ms = int(opens[0]) // DAY_MS * DAY_MS
+        if row_count + len(absent) == len(expected_opens(self._interval, day_ms, day_ms + DAY_MS)):
+            return np.empty(0, np.int64), known_absent
+        stored = self._read(date, (TIME_COLUMN,)) if row_count else None
+        times = np.empty(0, np.int64) if stored is None else stored[TIME_COLUMN]
+        return np.setdiff1d(np.setdiff1d(opens, times), known_absent), known_absent
+
     def _add_day(
         self, date: str, fresh: Columns | None, absent: list[int], fetched: Fetched
     ) -> int:
-        stored = self._read(date)
+        was_absent = self._summary(date)[1]
+        stored = self._read(date, RAW_COLUMNS)
         before = joined([], RAW_COLUMNS) if stored is None else stored
         merged = before if fresh is None else _merged(before, fresh)
-        was_absent = self._absent(date)
         there = set(merged[TIME_COLUMN].tolist())
         now_absent = sorted({*was_absent, *absent} - there)
         is_same = stored is not None and now_absent == was_absent and _equal(before, merged)
@@ -156,41 +163,32 @@ class DayFiles:
     def _path(self, date: str) -> Path:
         return raw_path(self._paths, self._symbol, self._interval, date)
 
-    def _dates(self, opens: np.ndarray) -> Iterator[str]:
-        return (date_of(int(day) * DAY_MS) for day in np.unique(opens // DAY_MS))
-
-    def _read(self, date: str) -> Columns | None:
+    def _read(self, date: str, names: tuple[str, ...]) -> Columns | None:
         try:
-            return read_bars(self._path(date), RAW_COLUMNS)
+            return read_bars(self._path(date), names)
         except FileNotFoundError:
             return None
         except DamagedFile as damaged:
             set_aside(self._path(date).parent, damaged)
             return None
 
-    def _stored(self, date: str) -> np.ndarray:
-        found = self._read(date)
-        return np.empty(0, np.int64) if found is None else found[TIME_COLUMN]
-
-    def _absent(self, date: str) -> list[int]:
-        text = read_metadata(self._path(date)).get("absent", "[]")
+    def _summary(self, date: str) -> tuple[int, list[int]]:
+        """Rows stored, and open times known to be absent; nothing if there is no sound file."""
         try:
-            return sorted(msgspec.json.decode(text, type=list[int]))
+            row_count, metadata = read_summary(self._path(date))
+        except FileNotFoundError:
+            return 0, []
+        except DamagedFile as damaged:
+            set_aside(self._path(date).parent, damaged)
+            return 0, []
+        try:
+            absent = msgspec.json.decode(metadata.get("absent", "[]"), type=list[int])
         except msgspec.DecodeError:
-            return []
+            absent = []
+        return row_count, sorted(absent)
 
 
 _LISTINGS = threading.Lock()
-
-
-def columns_of(bars: tuple[Kline, ...]) -> Columns:
-    """Candles as ``RAW_COLUMNS``: each number the nearest double of the exact one."""
-    found: Columns = {}
-    for name in RAW_COLUMNS:
-        values = [getattr(bar, name) for bar in bars]
-        is_integer = name.endswith("_ms") or name == "trade_count"
-        found[name] = np.array(values, np.int64 if is_integer else np.float64)
-    return found
 
 
 def _merged(before: Columns, fresh: Columns) -> Columns:
@@ -202,8 +200,3 @@ def _merged(before: Columns, fresh: Columns) -> Columns:
 
 def _equal(one: Columns, other: Columns) -> bool:
     return all(np.array_equal(one[name], other[name]) for name in RAW_COLUMNS)
-
-
-def _own(metadata: dict[str, str]) -> dict[str, str]:
-    """Without what the Parquet writer adds itself."""
-    return {key: text for key, text in metadata.items() if not key.startswith("ARROW:")}

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from domain.errors import StorageError
 from lake.atomic import StepHook, no_hook, write_atomic
 from lake.columns import fixed_array, numpy_of, string_array, strings_of
 from lake.historical_files import KLINE_SCHEMA
@@ -109,10 +110,27 @@ def read_bars(path: Path, names: Sequence[str]) -> Columns:
 def read_metadata(path: Path) -> dict[str, str]:
     """The file's key-value metadata; empty if it cannot be read."""
     try:
-        found = pq.read_metadata(path).metadata or {}
-    except (pa.ArrowException, OSError):
+        return read_summary(path)[1]
+    except (FileNotFoundError, DamagedFile, StorageError):
         return {}
-    return {key.decode(): text.decode() for key, text in found.items()}
+
+
+def read_summary(path: Path) -> tuple[int, dict[str, str]]:
+    """How many rows a file holds, and its key-value metadata; reads no column.
+
+    Raises:
+        FileNotFoundError: There is none.
+        DamagedFile: It is no Parquet file.
+        StorageError: The system refused.
+    """
+    try:
+        footer = pq.read_metadata(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise read_failure(path, error) from error
+    texts = {key.decode(): text.decode() for key, text in (footer.metadata or {}).items()}
+    return footer.num_rows, texts
 
 
 def read_raw(

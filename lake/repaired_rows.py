@@ -153,6 +153,7 @@ def archive_trades(
     *,
     known_ids: np.ndarray,
     max_rows: int,
+    is_stopping: Callable[[], bool],
 ) -> Iterator[pa.Table]:
     """What an archive has of the missing trades, in tables of about ``max_rows``. Blocks.
 
@@ -162,6 +163,7 @@ def archive_trades(
         missing: Asked before each table: what is missing still.
         known_ids: Left out: of holes known by time, what is stored already.
         max_rows: Rows per table.
+        is_stopping: Asked often; what was not yielded by then is left out.
 
     Yields:
         Rows in ``TRADE_SCHEMA``, ids ascending and each once.
@@ -173,6 +175,8 @@ def archive_trades(
     held_rows = 0
     wanted = missing()
     for batch in agg_trade_batches(archive):
+        if is_stopping():
+            return
         ids, times = (numpy_of(batch.column(n)) for n in ("agg_trade_id", "transact_time_ms"))
         keep = wanted.mask(ids, times) & ~np.isin(ids, known_ids)
         if not keep.any():

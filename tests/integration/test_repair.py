@@ -1,145 +1,45 @@
-"""Holes of a recording are filled from a real REST server and archive; each trade is stored once."""
+"""Holes of a recording are filled from a real REST server; each trade is stored once."""
 
 from __future__ import annotations
 
 import asyncio
-import calendar
-import contextlib
 import errno
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from binance_api.rest import RestClient, RestSettings
-from binance_api.vision import VisionClient
 from binance_api.weight_budget import WeightBudgetSettings
 from collectors.repair import RecorderRepair, RepairSettings
-from collectors.repair_archive import ArchiveRepairSettings
 from domain.errors import StorageError
-from domain.events import GapState
 from domain.market import Market
 from lake.atomic import Step
-from lake.gap_ledger import GapLedger
 from lake.paths import LakePaths
 from lake.repaired_rows import runs_of
-from lake.stream_files import stream_dates, stream_files, trade_table
-from simulator.faults import FaultPlan
-from simulator.server import SimulatedExchange, SimulatorSettings
-from simulator.synthetic import SyntheticMarket
-from simulator.vision_faults import VisionFault, VisionFaultKind
+from lake.stream_files import trade_table
+from tests.integration.repair_scene import (
+    DAY_MS,
+    HOLE,
+    HOUR_MS,
+    LOST,
+    MIDNIGHT_MS,
+    NOON_MS,
+    OPEN,
+    REPAIRED,
+    SYMBOL,
+    Scene,
+    expected_rows,
+    run,
+    until,
+)
 from tests.lake_fakes import DyingWriter, FullDisk, Killed
 from tests.stream_samples import read_all, sources, stored_ids, write
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
-
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
-NOON_MS = calendar.timegm((2024, 7, 19, 12, 0, 0)) * 1_000
-MIDNIGHT_MS = NOON_MS - 12 * HOUR_MS
-SYMBOL = "BTCUSDT"
-LOST, OPEN, REPAIRED, EXPIRED = (
-    GapState.LOST,
-    GapState.OPEN,
-    GapState.REPAIRED,
-    GapState.EXPIRED,
-)
-
-
-class Scene:
-    """An exchange at some time, a data folder, and repairs of it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.paths = LakePaths.of(folder / "data")
-        self.ledger = GapLedger(self.paths.gaps, "recorder")
-        self.now_s = 0.0  # monotonic
-        self.exchange: SimulatedExchange
-        self.rest: RestClient
-        self.vision: VisionClient
-
-    @contextlib.asynccontextmanager
-    async def at(self, now_ms=NOON_MS, *faults, symbols=(SYMBOL, "ETHUSDT"), **options):
-        """The exchange at this time; the same trades at any time."""
-        simulated = SimulatorSettings(
-            start_ms=now_ms,
-            rate_multiplier=0.02,
-            symbols=symbols,
-            faults=FaultPlan(vision=faults),
-            **options,
-        )
-        async with SimulatedExchange(simulated) as self.exchange:
-            budget = WeightBudgetSettings(folder=self.folder)
-            rest = RestSettings(
-                base_url=self.exchange.rest_url, budget=budget, max_attempts=1, deadline_s=5.0
-            )
-            vision = RestSettings(base_url=self.exchange.vision_url, max_attempts=1)
-            async with RestClient(rest) as self.rest, VisionClient(vision) as self.vision:
-                yield self
-
-    def trades(self, start_ms, end_ms, symbol=SYMBOL):
-        return self.exchange.source.between(symbol, start_ms, end_ms).rows
-
-    def lack(self, rows, symbol=SYMBOL, **fields):
-        """Enter a hole: all of these trades but the first and last are missing."""
-        ids, times = rows["agg_trade_id"].tolist(), rows["transact_time_ms"].tolist()
-        values = {
-            "cause": "lost connection",
-            "at_ns": 1,
-            "from_ms": times[0],
-            "until_ms": times[-1],
-            "repairable_until_ms": times[-1] + 48 * HOUR_MS,
-        }
-        self.ledger.found("trades", symbol, ids[1], ids[-2], **(values | fields))
-        self.ledger.flush()
-        return ids[1:-1]
-
-    def repair(self, *, hook=lambda _step, _path: None, settings=None, **options):
-        return RecorderRepair(
-            self.paths,
-            self.ledger,
-            self.rest,
-            self.vision,
-            settings or RepairSettings(grace_s=0.0),
-            market=Market.UM,
-            market_ms=self.exchange.clock.now_ms,
-            wall_ns=lambda: 2,
-            monotonic=lambda: self.now_s,
-            hook=hook,
-            **options,
-        )
-
-    def restart(self):
-        """What another process finds."""
-        self.ledger = GapLedger(self.paths.gaps, "recorder")
-
-    def states(self, symbol=SYMBOL):
-        gaps = [gap for gap in self.ledger.all() if gap.symbol == symbol]
-        return [(g.first_id, g.last_id, g.state, g.repaired_by) for g in gaps]
-
-    def files(self):
-        dates = stream_dates(self.paths, "trades")
-        return [path for date in dates for path in stream_files(self.paths, "trades", date)]
 
 
 @pytest.fixture
 def scene(tmp_path):
     return Scene(tmp_path)
-
-
-def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
-
-
-def expected_rows(rows, source, symbol=SYMBOL):
-    rows = rows.copy()
-    rows["symbol_index"] = 0
-    for name in ("event_time_ms", "receive_time_ns", "quantity_ex_rpi"):
-        rows[name] = -1
-    return trade_table(rows, [symbol], source).to_pylist()
 
 
 def test_a_hole_within_reach_is_filled_from_rest_with_exactly_the_missing_trades(scene):
@@ -176,22 +76,6 @@ def test_small_holes_of_several_symbols_go_into_one_file(scene):
     run(go())
 
 
-def test_what_is_beyond_rest_comes_from_the_daily_archive(scene):
-    async def go():
-        async with scene.at(NOON_MS + 3 * DAY_MS):
-            rows = scene.trades(MIDNIGHT_MS - HOUR_MS, MIDNIGHT_MS + HOUR_MS)
-            ids = scene.lack(rows)
-            await scene.repair().work_off()
-            assert read_all(scene.paths) == expected_rows(rows[1:-1], "archive")
-            assert [state for *_, state, _ in scene.states()] == [REPAIRED] * len(scene.states())
-            assert {by for *_, by in scene.states()} == {"archive"}
-            assert scene.ledger.missing_count(SYMBOL) == 0
-            assert stored_ids(scene.paths) == ids
-            assert not (scene.paths.raw / "stream" / ".archives").exists()
-
-    run(go())
-
-
 def test_of_a_long_hole_rest_gives_the_end_and_the_archive_the_beginning(scene):
     async def go():
         async with scene.at(NOON_MS + 2 * DAY_MS):
@@ -203,197 +87,6 @@ def test_of_a_long_hole_rest_gives_the_end_and_the_archive_the_beginning(scene):
             assert stored_ids(scene.paths) == ids
             early = rows["transact_time_ms"][1:-1] < edge_ms
             assert [found[n] for n in ids] == ["archive" if e else "rest" for e in early]
-
-    run(go())
-
-
-def test_an_archive_that_is_late_is_asked_for_again_on_schedule(scene):
-    async def go():
-        late = VisionFault(kind=VisionFaultKind.LATE, delay_ms=10 * DAY_MS, span="daily")
-        async with scene.at(NOON_MS + 3 * DAY_MS, late):
-            ids = scene.lack(scene.trades(MIDNIGHT_MS + HOUR_MS, MIDNIGHT_MS + 2 * HOUR_MS))
-            repair = scene.repair()
-            await repair.work_off()
-            assert scene.states() == [(ids[0], ids[-1], EXPIRED, None)]
-            (gap,) = scene.ledger.all()
-            assert gap.repairable_until_ms > NOON_MS + 30 * DAY_MS
-            await repair.work_off()
-            assert scene.vision.statistics()["requests"] == 1  # not due yet
-            scene.now_s += 1_801
-            await repair.work_off()
-            assert scene.vision.statistics()["requests"] == 2
-        async with scene.at(NOON_MS + 12 * DAY_MS, late):
-            scene.restart()
-            await scene.repair().work_off()
-            assert stored_ids(scene.paths) == ids
-            assert scene.states() == [(ids[0], ids[-1], REPAIRED, "archive")]
-
-    run(go())
-
-
-def test_an_archive_is_not_asked_for_before_it_can_be_there(scene):
-    async def go():
-        async with scene.at(MIDNIGHT_MS + 2 * DAY_MS + HOUR_MS):
-            rows = scene.trades(MIDNIGHT_MS + DAY_MS + HOUR_MS, MIDNIGHT_MS + DAY_MS + 2 * HOUR_MS)
-            scene.lack(rows, state=EXPIRED)
-            await scene.repair().work_off()
-            assert scene.vision.statistics()["requests"] == 0
-
-    run(go())
-
-
-def test_what_an_edition_lacks_comes_from_the_one_that_replaces_it(scene):
-    async def go():
-        replaced = VisionFault(kind=VisionFaultKind.REPLACED, span="daily")
-        async with scene.at(NOON_MS + 3 * DAY_MS, replaced):
-            ids = scene.lack(scene.trades(MIDNIGHT_MS + HOUR_MS, MIDNIGHT_MS + 4 * HOUR_MS))
-            repair = scene.repair()
-            await repair.work_off()
-            missing = set(ids) - set(stored_ids(scene.paths))
-            assert 0 < len(missing) < len(ids) // 10
-            assert scene.ledger.missing_count(SYMBOL) == len(missing)
-            scene.now_s += 1_801
-            await repair.work_off()
-            assert stored_ids(scene.paths) == ids
-            scene.now_s += 1_801
-            assert scene.ledger.missing_count(SYMBOL) == 0
-
-    run(go())
-
-
-class FewTrades:
-    """An archive's source whose months are small: only these hours were traded."""
-
-    def __init__(self, source, start_ms, end_ms):
-        self.symbols = source.symbols
-        self.spec = source.spec
-        self._source = source
-        self._span = (start_ms, end_ms)
-
-    def between(self, symbol, start_ms, end_ms):
-        start_ms, end_ms = (
-            max(start_ms, self._span[0]),
-            max(self._span[0], min(end_ms, self._span[1])),
-        )
-        return self._source.between(symbol, start_ms, max(start_ms, end_ms))
-
-    def before(self, symbol, due_ns, limit):
-        return self._source.before(symbol, due_ns, limit)
-
-
-def few_trades(start_ms, end_ms):
-    market = SyntheticMarket(1, (SYMBOL,), start_ms=NOON_MS, rate_multiplier=0.02)
-    return FewTrades(market, start_ms, end_ms)
-
-
-ABSENT_DAYS = VisionFault(kind=VisionFaultKind.ABSENT, span="daily")
-ABSENT_MONTHS = VisionFault(kind=VisionFaultKind.ABSENT, span="monthly")
-HOLE = (MIDNIGHT_MS + HOUR_MS, MIDNIGHT_MS + 3 * HOUR_MS)
-
-
-def test_without_the_days_archive_the_months_one_is_taken(scene):
-    async def go():
-        at_ms = MIDNIGHT_MS + 20 * DAY_MS
-        async with scene.at(at_ms, ABSENT_DAYS, symbols=(SYMBOL,), archive=few_trades(*HOLE)):
-            ids = scene.lack(scene.trades(*HOLE))
-            await scene.repair().work_off()
-            assert stored_ids(scene.paths) == ids
-            assert scene.states() == [(ids[0], ids[-1], REPAIRED, "archive")]
-
-    run(go())
-
-
-def test_what_day_and_month_lack_is_permanent(scene):
-    async def go():
-        at_ms = MIDNIGHT_MS + 20 * DAY_MS
-        archive = few_trades(HOLE[0], HOLE[1] - HOUR_MS)
-        async with scene.at(at_ms, symbols=(SYMBOL,), archive=archive):
-            rows = scene.trades(*HOLE)
-            ids = scene.lack(rows)
-            await scene.repair().work_off()
-            kept = [
-                n
-                for n, t in zip(ids, rows["transact_time_ms"][1:], strict=False)
-                if t < HOLE[1] - HOUR_MS
-            ]
-            assert stored_ids(scene.paths) == kept
-            assert scene.states()[0] == (kept[-1] + 1, ids[-1], LOST, None)
-            lost = scene.ledger.all()[0]
-            assert lost.from_ms == rows["transact_time_ms"][len(kept)]  # and only since then
-            requests = scene.vision.statistics()["requests"]
-            scene.restart()
-            await scene.repair().work_off()
-            assert scene.vision.statistics()["requests"] == requests
-
-    run(go())
-
-
-def test_before_the_month_appears_nothing_is_permanent(scene):
-    async def go():
-        archive = few_trades(0, 0)
-        async with scene.at(NOON_MS + 3 * DAY_MS, symbols=(SYMBOL,), archive=archive):
-            ids = scene.lack(scene.trades(*HOLE))
-            await scene.repair().work_off()
-            assert scene.states() == [(ids[0], ids[-1], EXPIRED, None)]
-
-    run(go())
-
-
-def test_an_archive_that_never_appears_is_given_up_long_after_its_month(scene):
-    async def go():
-        faults = (ABSENT_DAYS, ABSENT_MONTHS)
-        for days, state in ((40, EXPIRED), (60, LOST)):
-            async with scene.at(MIDNIGHT_MS + days * DAY_MS, *faults, symbols=(SYMBOL,)):
-                if not scene.ledger.all():
-                    scene.lack(scene.trades(*HOLE))
-                scene.restart()
-                await scene.repair().work_off()
-                assert [gap.state for gap in scene.ledger.all()] == [state]
-
-    run(go())
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [VisionFaultKind.HTML, VisionFaultKind.WRONG_CHECKSUM, VisionFaultKind.UNAVAILABLE],
-)
-def test_an_archive_that_fails_is_asked_again_sooner(scene, fault):
-    async def go():
-        async with scene.at(NOON_MS + 3 * DAY_MS, VisionFault(kind=fault, count=3)):
-            ids = scene.lack(scene.trades(*HOLE))
-            repair = scene.repair()
-            for _ in range(4):
-                await repair.work_off()
-                scene.now_s += 100
-            assert stored_ids(scene.paths) == ids
-
-    run(go())
-
-
-def test_a_damaged_archive_gives_what_is_in_it_and_harms_nothing(scene):
-    async def go():
-        cut = VisionFault(kind=VisionFaultKind.CUT_ARCHIVE, span="daily")
-        async with scene.at(NOON_MS + 3 * DAY_MS, cut):
-            ids = scene.lack(scene.trades(*HOLE))
-            await scene.repair().work_off()
-            assert {gap.state for gap in scene.ledger.all()} <= {EXPIRED, REPAIRED}
-        async with scene.at(NOON_MS + 3 * DAY_MS):
-            await scene.repair().work_off()
-            assert stored_ids(scene.paths) == ids
-
-    run(go())
-
-
-def test_doubled_and_shuffled_rows_of_an_archive_are_stored_once(scene):
-    async def go():
-        dirt = [
-            VisionFault(kind=kind) for kind in (VisionFaultKind.DOUBLED, VisionFaultKind.SHUFFLED)
-        ]
-        settings = RepairSettings(grace_s=0.0, archive=ArchiveRepairSettings(batch_rows=100))
-        async with scene.at(NOON_MS + 3 * DAY_MS, *dirt):
-            ids = scene.lack(scene.trades(*HOLE))
-            await scene.repair(settings=settings).work_off()
-            assert stored_ids(scene.paths) == ids
 
     run(go())
 
@@ -562,8 +255,9 @@ def test_a_full_disk_delays_a_repair_and_nothing_is_stored_twice(scene):
     run(go())
 
 
-@pytest.mark.skipif(resource is None, reason="limits the size of files by POSIX means")
 def test_a_write_the_system_itself_refuses_harms_nothing(scene):
+    resource = pytest.importorskip("resource")  # POSIX
+
     async def go():
         async with scene.at():
             ids = scene.lack(scene.trades(NOON_MS - 2 * HOUR_MS, NOON_MS - HOUR_MS))
@@ -643,12 +337,6 @@ def test_the_task_goes_on_through_failures_of_disk_and_exchange(scene):
             assert stored_ids(scene.paths) == ids
 
     run(go())
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 def test_spot_history_reaches_back_as_far_as_it_is_asked(scene):
