@@ -54,6 +54,7 @@ DEMO_SEED = 1  # of the demo's synthetic market
 MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
+_PRICE = re.compile(r"\S+=\d+(\.\d+)?/\d+(\.\d+)?")
 _SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
 
 
@@ -71,6 +72,24 @@ def _split_names(value: object) -> object:
     return value
 
 
+def _check_providers(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if name not in DEFAULT_MODELS:
+            raise ValueError(
+                f"there is no provider {name!r}; there are {', '.join(DEFAULT_MODELS)}"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError("names a provider twice")
+    return names
+
+
+def _check_prices(prices: tuple[str, ...]) -> tuple[str, ...]:
+    for price in prices:
+        if not _PRICE.fullmatch(price):
+            raise ValueError("must look like MODEL=IN/OUT, e.g. qwen3:8b=0/0")
+    return prices
+
+
 def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
     if not symbols:
         raise ValueError("name at least one symbol, e.g. BTCUSDT,ETHUSDT")
@@ -86,6 +105,12 @@ def _divides_a_day(seconds: int) -> int:
     if DAY_S % seconds:
         raise ValueError(f"must divide a day ({DAY_S} s) without remainder, e.g. 1, 5, 15, 60")
     return seconds
+
+
+def _check_time_of_day(text: str) -> str:
+    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
+        raise ValueError("must be a time of day such as 12:00 (UTC)")
+    return text
 
 
 def _divides_a_minute(seconds: int) -> int:
@@ -409,9 +434,12 @@ class Settings(BaseSettings):
         description="who else is asked than the rules: live (models, where a key is set), replay "
         "(answers of the journal), rules or off (nobody)",
     )
-    ai_providers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
-        ("groq", "dashscope", "openai"), description="providers in the order they are asked"
-    )
+    ai_providers: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        BeforeValidator(_split_names),
+        AfterValidator(_check_providers),
+    ] = Field(("groq", "dashscope", "openai"), description="providers in the order they are asked")
     groq_api_key: SecretStr | None = Field(None, description="key of Groq; a variable only")
     dashscope_api_key: SecretStr | None = Field(
         None, description="key of DashScope; a variable only"
@@ -448,11 +476,26 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="dollars a provider may cost per UTC day; 0: no limit",
     )
+    ai_prices: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_prices)
+    ] = Field(
+        (),
+        description="dollars per million tokens of models whose price is not known, as "
+        "MODEL=IN/OUT, comma between two",
+    )
     ai_journal_dir: Path | None = Field(
         None, description="journal that answers --ai replay; unset: the data folder's own"
     )
 
     # --- klines ---
+    ingest_long_intervals: Literal["close", "quarter"] = Field(
+        "close",
+        description="when --schedule ingests intervals longer than an hour: at their close, or "
+        "every quarter of an hour",
+    )
+    recommendation_update_time: Annotated[str, AfterValidator(_check_time_of_day)] = Field(
+        "12:00", description="time of the daily recommendation, UTC, HH:MM"
+    )
     binance_rate_limit_concurrency: int = Field(
         8, ge=3, le=100, description="REST requests under way at once, of one process"
     )

@@ -26,8 +26,8 @@ _JOIN_S: Final = 5.0
 class Delivery:
     """One thread, started by the first stream. Who puts something in bounds what waits here."""
 
-    def __init__(self) -> None:
-        self._callbacks: tuple[Callback, ...] = ()
+    def __init__(self, callbacks: tuple[Callback, ...] = ()) -> None:
+        self._callbacks = callbacks
         self._waiting: queue.SimpleQueue[tuple[Make, Callable[[], None]] | None]
         self._waiting = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -46,6 +46,10 @@ class Delivery:
         with self._lock:
             if callback not in self._callbacks:
                 self._callbacks = (*self._callbacks, callback)
+
+    def successor(self) -> Delivery:
+        """Another one for the same callbacks."""
+        return Delivery(self._callbacks)
 
     def start(self) -> None:
         """Start the thread, if it does not run yet."""

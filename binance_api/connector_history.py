@@ -171,7 +171,10 @@ class History:
         pieces = [rows]
         found = len(rows)
         while len(rows) and (count is None or found < count):
-            rows = await self.trades_from(symbol, int(rows["agg_trade_id"][-1]) + 1)
+            next_id = int(rows["agg_trade_id"][-1]) + 1
+            rows = await self.trades_from(symbol, next_id)
+            if not len(rows):  # the end of the history, or a page lost
+                rows = await self.trades_from(symbol, next_id)
             inside = rows[rows["transact_time_ms"] < end_ms]
             pieces.append(inside)
             found += len(inside)
@@ -300,7 +303,7 @@ def _in_order(pieces: list[KlineColumns]) -> KlineColumns:
 
 def _is_unbroken(rows: np.ndarray, first_id: int) -> bool:
     ids = rows["agg_trade_id"]
-    return len(ids) > 0 and int(ids[0]) == first_id and int(ids[-1]) == first_id + len(ids) - 1
+    return not len(ids) or (int(ids[0]) == first_id and int(ids[-1]) == first_id + len(ids) - 1)
 
 
 def first_open_ms(time_ms: int, interval: str) -> int:

@@ -163,6 +163,16 @@ class QualityCheck:
             self._last_close = float(columns["close"][-1])
         return Checked(marked, found)
 
+    def ended(self, checked: Checked, stop: int) -> Checked:
+        """Add the hole, if there is one, between the last row and the key that should follow it."""
+        if self._expected is None or self._expected >= stop:
+            return checked
+        ends = np.array([self._expected]), np.array([stop])
+        missing = int(self._missing(*ends)[0])
+        if missing < self._gaps.min_missing:
+            return checked
+        return Checked(checked.columns, [*checked.gaps, Gap(self._expected, stop, missing)])
+
     def after(self, keys: np.ndarray) -> np.ndarray:
         """The key that follows each one."""
         if self._interval is None:

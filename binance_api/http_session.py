@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from binance_api.errors import BadReply, Unreachable
-from binance_api.request_runner import HttpReply, HttpStream, RestSettings
+from binance_api.http_reply import HttpReply, HttpStream
+from binance_api.request_runner import RestSettings
 
 
 class HttpSession:
-    """A ``request_runner.Sender`` over aiohttp, for one host.
+    """A ``http_reply.Sender`` over aiohttp, for one host.
 
     Args:
         settings: Its timeouts, its concurrency and the longest whole answer.

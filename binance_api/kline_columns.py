@@ -84,4 +84,6 @@ def _usual_layout(body: bytes) -> np.ndarray | None:
     values = np.frombuffer(numbers, np.float64)
     if len(values) != count * _ROW_NUMBERS or not (values < _LARGEST).all():
         return None
-    return np.ascontiguousarray(values.reshape(count, _ROW_NUMBERS).T)
+    table = np.ascontiguousarray(values.reshape(count, _ROW_NUMBERS).T)
+    whole = table[[KLINE_COLUMNS.index(name) for name in sorted(_INTEGERS)]]
+    return table if (whole == np.floor(whole)).all() else None

@@ -8,8 +8,7 @@ every process on the machine, and nothing of a query is ever logged.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
 
@@ -29,6 +28,7 @@ from binance_api.errors import (
     error_from_reply,
     parse_error_body,
 )
+from binance_api.http_reply import HttpReply, HttpStream, Sender
 from binance_api.request_gate import RequestGate
 from binance_api.signing import ApiKey
 from binance_api.weight_budget import WeightBudget, WeightBudgetSettings
@@ -126,35 +126,6 @@ class Request(msgspec.Struct, frozen=True):
     is_urgent: bool
     bound_s: float
     sign: Sign | None = None
-
-
-class HttpReply(msgspec.Struct, frozen=True):
-    """Any whole answer, whatever its status; header names in any case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class HttpStream(msgspec.Struct, frozen=True):
-    """The beginning of an answer whose body is still coming, in ``pieces``."""
-
-    status: int
-    headers: Mapping[str, str]
-    pieces: AsyncIterator[bytes]
-
-
-class Sender(Protocol):
-    """What speaks HTTP.
-
-    Raises ``Unreachable`` when there is no whole answer and ``BadReply`` when it is too large.
-    """
-
-    async def get(self, path: str, params: Query, headers: Mapping[str, str]) -> HttpReply: ...
-
-    def stream(
-        self, path: str, headers: Mapping[str, str]
-    ) -> AbstractAsyncContextManager[HttpStream]: ...
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -102,6 +102,11 @@ class RestClient:
         """Requests, retries, refusals, bytes, invalid trades, and the weight budget."""
         return {**self._runner.statistics(), "rejected_trades": self._rejected_trades}
 
+    @property
+    def clock_offset_ms(self) -> int:
+        """The exchange's clock minus ours, as learnt from ``time``; 0 before that."""
+        return self._clock_offset_ms or 0
+
     async def ping(self, *, urgent: bool = False, deadline_s: float | None = None) -> Reply[None]:
         """Whether the exchange answers."""
         request = self._request(Endpoint.PING, urgent=urgent, deadline_s=deadline_s)
@@ -328,7 +333,7 @@ class RestClient:
         key = self._settings.api_key
         if key is None:
             raise ValueError("a signed call needs an API key")
-        now_ms = self._wall_ns() // 1_000_000 + (self._clock_offset_ms or 0)
+        now_ms = self._wall_ns() // 1_000_000 + self.clock_offset_ms
         return key.signed(params, now_ms), key.headers()
 
     def _request(

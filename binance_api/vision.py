@@ -24,10 +24,10 @@ import structlog
 
 from binance_api.endpoints import DEFAULT_VISION_BASE, VISION_PREFIX
 from binance_api.errors import BadReply, ExchangeError, RequestRefused, Unreachable
+from binance_api.http_reply import HttpStream
 from binance_api.http_session import HttpSession
 from binance_api.request_runner import (
     Answer,
-    HttpStream,
     Request,
     RequestRunner,
     RestSettings,

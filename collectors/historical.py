@@ -252,7 +252,7 @@ def _clear_leftovers(collector: MonthCollector) -> None:
     """Remove working files of dead runs; downloads wait two weeks to be taken up again."""
     ensure_folder(collector.work)
     oldest_s = time.time() - _LEFTOVER_AGE_S
-    for path in collector.work.iterdir():
+    for path in [path for path in collector.work.iterdir() if path.is_file()]:
         if path.suffix == ".run" or path.stat().st_mtime < oldest_s:
             path.unlink(missing_ok=True)
 

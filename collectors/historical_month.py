@@ -126,10 +126,12 @@ class MonthCollector:
             StorageError: The disk refused.
         """
         try:
-            return await self._brought_up(month, bar)
+            outcome = await self._brought_up(month, bar)
         except DamagedFile as error:  # a file that was to be built on
             self._set_aside(error)
-            return await self._brought_up(month, bar)
+            outcome = await self._brought_up(month, bar)
+        await asyncio.to_thread(self._clear, month)
+        return outcome
 
     async def _brought_up(self, month: Month, bar: Bar) -> MonthOutcome:
         about = await self._present(month, bar)
@@ -164,7 +166,7 @@ class MonthCollector:
             if about is None or not self._verify:
                 return about
             bar.show("verifying", 0, None)
-            await self._in_thread(lambda: check_month(path))
+            await self._in_thread(lambda: check_month(path, self._check))
         except DamagedFile as error:
             self._set_aside(error)
             return None
@@ -336,6 +338,13 @@ class MonthCollector:
 
     def _set_aside(self, damaged: DamagedFile) -> None:
         set_aside(self._paths.raw / "historical", damaged)
+
+    def _clear(self, month: Month) -> None:
+        """Remove what superseded or interrupted downloads left: nothing of it is needed any more."""
+        stem = self._ref(month, month.month).name.removesuffix(".zip")
+        for pattern in (f"{stem}*", f".{stem}*"):
+            for path in self.work.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _ref(self, month: Month, period: str) -> ArchiveRef:
         return ArchiveRef(market=self._market, kind=month.kind, symbol=month.symbol, period=period)

@@ -8,7 +8,7 @@ id of a frame) and left out, so that a write can be tried again at any point.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from domain.market import NO_VALUE, DepthTop, Market
 from lake.atomic import StepHook, no_hook
 from lake.columns import mask_array, numpy_of
 from lake.part_files import DamagedFile, set_aside
-from lake.paths import LakePaths
+from lake.paths import DAY_MS, LakePaths
 from lake.stream_files import (
     TIME_COLUMN,
     Kind,
@@ -32,6 +32,7 @@ from lake.stream_files import (
     read_stream_file,
     stream_files,
     symbol_codes,
+    trade_order,
     trade_table,
     write_stream_file,
 )
@@ -118,20 +119,28 @@ class StreamWriter:
         """One table per kind and date, and the frames that are in none."""
         tables: list[tuple[Kind, pa.Table]] = []
         if rows.trades:
-            trades = np.concatenate(rows.trades)
-            is_streamed = trades["receive_time_ns"] != NO_VALUE
-            table = pa.concat_tables(
-                trade_table(part, self._symbols, source)
-                for part, source in (
-                    (trades[is_streamed], "stream"),
-                    (trades[~is_streamed], "rest"),
-                )
-                if len(part)
-            )
-            tables += [("trades", part) for _, part in by_date(table)]
+            tables += [("trades", table) for table in self._trades(np.concatenate(rows.trades))]
         depth, faulty = self._depth(rows.tops)
         tables += [("depth", table) for _, table in by_date(depth)]
         return tables, faulty
+
+    def _trades(self, trades: np.ndarray) -> Iterator[pa.Table]:
+        order = trade_order(trades, self._symbols)
+        days = trades["transact_time_ms"][order] // DAY_MS
+        is_streamed = trades["receive_time_ns"][order] != NO_VALUE
+        for day in range(int(days.min()), int(days.max()) + 1):
+            of_day = days == day
+            parts = (
+                ("stream", order[of_day & is_streamed]),
+                ("rest", order[of_day & ~is_streamed]),
+            )
+            tables = [
+                trade_table(trades, self._symbols, source, order=part)
+                for source, part in parts
+                if len(part)
+            ]
+            if tables:
+                yield pa.concat_tables(tables)
 
     def _depth(self, tops: Sequence[DepthTop]) -> tuple[pa.Table, list[DepthTop]]:
         levels = read_levels([top.payload for top in tops], self._market)

@@ -146,7 +146,7 @@ class RecordRun:
         await self.recording.open()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 50)  # frames make many short-lived objects
+        gc.set_threshold(10_000, 20, 50)  # many short-lived objects; 50,000 at once take 20 ms
         sys.setswitchinterval(_SWITCH_S)
         try:
             async with asyncio.TaskGroup() as group:

@@ -2,48 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
-from typing import Any
+import time
+from typing import TYPE_CHECKING, Any
 
+from command_line.ingest import interval_names
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
-from domain.errors import ConfigError
 
-_DEFAULT_INTERVALS = ("15m", "30m", "1h", "4h", "1d", "1w")
+if TYPE_CHECKING:
+    from config import Settings
+
+_DAY_MS = 86_400_000
 
 
 def _add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--interval",
         metavar="NAMES",
-        help=f"comma between two, default {','.join(_DEFAULT_INTERVALS)}",
+        help="comma between two, default 15m,30m,1h,4h,1d,1w",
     )
     parser.add_argument("--rebuild", action="store_true", help="compute everything again")
+    parser.add_argument(
+        "--recommend",
+        action="store_true",
+        help="then give the daily recommendation, as of the newest curated hour",
+    )
     add_settings(
         parser,
         first=("market", "data_dir"),
-        only=("log_level", "raw_data_dir", "curated_data_dir"),
+        only=("symbols", "log_level", "raw_data_dir", "curated_data_dir"),
     )
 
 
 def _run(given: dict[str, Any]) -> int:
-    from domain.intervals import INTERVAL_MS
     from ingestion.curation import DataCuration
-    from lake.lock import FolderLock
 
-    names = given.pop("interval", ",".join(_DEFAULT_INTERVALS)).split(",")
-    rebuild = given.pop("rebuild", False)
-    for name in names:
-        if name not in INTERVAL_MS:
-            raise ConfigError(
-                f"--interval: no interval {name!r}; there are {', '.join(INTERVAL_MS)}"
-            )
+    names = interval_names(given.pop("interval", None))
+    rebuild, recommends = given.pop("rebuild", False), given.pop("recommend", False)
     settings = settings_of(given)
-    with logging_for(settings), FolderLock(settings.paths.root, "curation"):
+    with logging_for(settings):
         curation = DataCuration(settings)
         for name in names:
             report = curation.curate_timeframe(name, rebuild=rebuild, on_progress=_show)
             print(report, flush=True)
+        if recommends:
+            _recommend(settings)
     return 0
+
+
+def _recommend(settings: Settings) -> None:
+    from ingestion.recommendation import DailyRecommendation
+
+    recommendation = DailyRecommendation(settings.paths, settings.symbols)
+    at_ms = recommendation.newest_ms()
+    if at_ms is None:
+        print("no curated 1h bars to recommend from")
+        return
+    now_ms = time.time_ns() // 1_000_000
+    # Old data (a market of the past, served again) date the decision themselves.
+    decided_ms = now_ms if at_ms <= now_ms < at_ms + _DAY_MS else at_ms
+    signals = asyncio.run(recommendation.recommend(at_ms, decided_ms))
+    for signal in signals:
+        print(f"{signal.symbol}: {signal.rationale}")
+    if not signals:
+        print("nothing new to recommend; the log says why")
 
 
 def _show(done: int, of: int) -> None:
@@ -58,6 +81,7 @@ VERB = Verb(
         "python main.py curate",
         "python main.py curate --interval 1h,4h",
         "python main.py curate --interval 15m --rebuild --data-dir data",
+        "python main.py curate --recommend",
     ),
     add_arguments=_add_arguments,
     run=_run,

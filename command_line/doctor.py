@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 
 def _add_arguments(parser: Parser) -> None:
+    parser.add_argument(
+        "--live", action="store_true", help="also make one minimal call per AI provider (it costs)"
+    )
     add_settings(
         parser,
         first=("symbols", "market", "source", "data_dir"),
@@ -22,13 +25,16 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def _run(given: dict[str, Any]) -> int:
+    live = given.pop("live", False)
     settings = settings_of(given)
     with logging_for(settings):
-        return run_loop(_examine(settings))
+        return run_loop(_examine(settings, live=live))
 
 
-async def _examine(settings: Settings) -> int:
+async def _examine(settings: Settings, *, live: bool) -> int:
+    from market_orchestrator.analyst import ai_settings
     from market_orchestrator.market_orchestrator import hosts
+    from monitoring.ai_findings import check_analyst
     from monitoring.doctor import Examined, examine
 
     async with contextlib.AsyncExitStack() as stack:
@@ -42,13 +48,15 @@ async def _examine(settings: Settings) -> int:
             rest_url=rest_url,
             uses_exchange=settings.replay_path is None,
         )
-        return await examine(examined, functools.partial(print, flush=True))
+        more = check_analyst(ai_settings(settings), settings.paths.analyst_calls, live=live)
+        return await examine(examined, functools.partial(print, flush=True), more)
 
 
 VERB = Verb(
     about="Check everything a run needs and say what to do about each failure.",
     examples=(
         "python main.py doctor",
+        "python main.py doctor --live",
         "python main.py doctor --market spot --symbols SOLUSDT",
     ),
     add_arguments=_add_arguments,

@@ -11,10 +11,14 @@ from command_line.verb import Parser, Verb, add_settings, logging_for, settings_
 from domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from config import Settings
+    from collections.abc import Sequence
 
-DEFAULT_INTERVALS = ("15m", "30m", "1h", "4h", "1d", "1w")
-_DEFAULT_DAYS = 7
+    from config import Settings
+    from domain.times import When
+    from ingestion.ingest_run import IntervalReport
+
+_DEFAULT_INTERVALS = ("15m", "30m", "1h", "4h", "1d", "1w")
+_MOST_GAPS_SHOWN = 20
 
 
 def _add_arguments(parser: Parser) -> None:
@@ -22,94 +26,119 @@ def _add_arguments(parser: Parser) -> None:
     add(
         "--interval",
         metavar="NAMES",
-        help=f"comma between two, default {','.join(DEFAULT_INTERVALS)}",
+        help=f"comma between two, default {','.join(_DEFAULT_INTERVALS)}",
     )
-    add("--days", type=float, help=f"so many days back from now, default {_DEFAULT_DAYS}")
-    add(
-        "--from",
-        dest="start",
-        metavar="TIME",
-        help="first time, UTC: 2024-07-01 or 2024-07-01T12:00",
-    )
+    add("--days", type=float, help="so many days back from the end, default 7")
+    add("--from", dest="start", metavar="TIME", help="first time, UTC: 2024-07-01[T12:00]")
     add("--to", dest="end", metavar="TIME", help="end (exclusive), default now")
+    add(
+        "--again",
+        action="store_true",
+        help="ask again for candles the exchange did not have the last time",
+    )
+    add(
+        "--schedule",
+        action="store_true",
+        help="keep running: ingest as candles close, curate, recommend once a day",
+    )
     add_settings(
         parser,
         first=("symbols", "market", "data_dir"),
         only=(
-            *("log_level", "raw_data_dir", "binance_rest_url", "binance_spot_rest_url"),
-            "binance_rate_limit_weight",
+            *("log_level", "raw_data_dir", "curated_data_dir"),
+            *("binance_rest_url", "binance_spot_rest_url"),
+            *("binance_rate_limit_weight", "binance_rate_limit_concurrency"),
+            *("binance_rate_limit_window_seconds", "ingest_long_intervals"),
+            "recommendation_update_time",
         ),
     )
 
 
 def _run(given: dict[str, Any]) -> int:
+    intervals = interval_names(given.pop("interval", None))
+    asked = {name: given.pop(name, None) for name in ("start", "end", "days")}
+    asked |= {name: _time(name, asked[name]) for name in ("start", "end")}
+    ask_again, is_scheduled = given.pop("again", False), given.pop("schedule", False)
+    if is_scheduled and (ask_again or asked["start"] is not None or asked["end"] is not None):
+        raise ConfigError("--schedule: goes with --interval and --days alone")
+    settings = settings_of(given)
+    with logging_for(settings):
+        if is_scheduled:
+            return run_loop(_follow(settings, intervals, asked["days"]))
+        return run_loop(_ingest(settings, intervals, asked, ask_again=ask_again))
+
+
+def interval_names(text: str | None) -> list[str]:
+    """Intervals as given, or the usual six.
+
+    Raises:
+        ConfigError: The exchange has no such interval.
+    """
     from domain.intervals import INTERVAL_MS
 
-    intervals = given.pop("interval", ",".join(DEFAULT_INTERVALS)).split(",")
-    for name in intervals:
+    names = _DEFAULT_INTERVALS if text is None else [part.strip() for part in text.split(",")]
+    for name in names:
         if name not in INTERVAL_MS:
             raise ConfigError(
                 f"--interval: no interval {name!r}; there are {', '.join(INTERVAL_MS)}"
             )
-    start, end = _range(given)
-    settings = settings_of(given)
-    with logging_for(settings):
-        return run_loop(_ingest(settings, intervals, start, end))
+    return list(dict.fromkeys(names))
 
 
-def _range(given: dict[str, Any]) -> tuple[str, str]:
-    """Start and end as ISO text.
+def _time(name: str, text: str | None) -> When:
+    from domain.times import time_ms
 
-    Raises:
-        ConfigError: options that exclude each other, or are no times.
-    """
-    now = dt.datetime.now(dt.UTC)
-    if "days" in given and "start" in given:
-        raise ConfigError("--days and --from exclude each other")
-    days = given.pop("days", _DEFAULT_DAYS)
-    if days <= 0:
-        raise ConfigError("--days: must be more than 0")
-    start = given.pop("start", (now - dt.timedelta(days=days)).isoformat())
-    end = given.pop("end", now.isoformat())
-    for flag, text in (("--from", start), ("--to", end)):
-        try:
-            dt.datetime.fromisoformat(text)
-        except ValueError:
-            raise ConfigError(f"{flag}: {text!r} is no time, write it as 2024-07-18") from None
-    return start, end
+    try:
+        return time_ms(text)
+    except ValueError as error:
+        raise ConfigError(f"--{'from' if name == 'start' else 'to'}: {error}") from None
 
 
-async def _ingest(settings: Settings, intervals: list[str], start: str, end: str) -> int:
+async def _ingest(
+    settings: Settings, intervals: list[str], asked: dict[str, Any], *, ask_again: bool
+) -> int:
     from ingestion.ingestion import DataIngestion
-    from lake.lock import FolderLock
 
-    with FolderLock(settings.paths.root, "ingestion"):
-        try:
-            reports = await DataIngestion(settings).ingest(intervals, start, end, on_progress=_show)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    print(f"{'interval':<9}{'rows':>10}{'requests':>10}{'absent':>8}{'gaps':>6}{'s':>8}")
+    ingestion = DataIngestion(settings)
+    try:
+        reports = await ingestion.ingest(intervals, **asked, ask_again=ask_again, on_progress=_show)
+    except ValueError as error:
+        raise ConfigError(f"--from, --to, --days: {error}") from None
+    _print(reports)
+    return 0
+
+
+async def _follow(settings: Settings, intervals: list[str], days: float | None) -> int:
+    from ingestion.follow import follow
+
+    return await follow(settings, intervals, days=days)
+
+
+def _print(reports: Sequence[IntervalReport]) -> None:
+    print(f"{'interval':<9}{'rows':>10}{'requests':>10}{'missing':>9}{'absent':>8}{'s':>8}")
     for report in reports:
         print(
-            f"{report.interval:<9}{report.rows:>10,}{report.requests:>10,}{report.absent:>8,}"
-            f"{len(report.gaps):>6,}{report.elapsed_s:>8.1f}"
+            f"{report.interval:<9}{report.rows:>10,}{report.requests:>10,}{report.missing:>9,}"
+            f"{report.absent:>8,}{report.elapsed_s:>8.1f}"
         )
-    for report in reports:
-        for gap in report.gaps:
-            begins = dt.datetime.fromtimestamp(gap.start_ms / 1_000, dt.UTC)
-            print(
-                f"gap: {gap.symbol} {gap.interval} {gap.bar_count} bars from {begins:%Y-%m-%d %H:%M}"
-            )
-    return 0
+    gaps = [gap for report in reports for gap in report.gaps]
+    for gap in gaps[:_MOST_GAPS_SHOWN]:
+        begins = dt.datetime.fromtimestamp(gap.start_ms / 1_000, dt.UTC)
+        why = "; the exchange does not have them" if gap.at_exchange else ""
+        print(
+            f"gap: {gap.symbol} {gap.interval} {gap.bar_count} bars from "
+            f"{begins:%Y-%m-%d %H:%M}{why}"
+        )
+    if len(gaps) > _MOST_GAPS_SHOWN:
+        print(f"... and {len(gaps) - _MOST_GAPS_SHOWN} more gaps")
 
 
 def _show(done: int, of: int) -> None:
     if sys.stderr.isatty():
         width = 30
         filled = "#" * (width * done // of)
-        sys.stderr.write(
-            f"\r[{filled:<{width}}] {done} of {of} pages " + ("\n" if done == of else "")
-        )
+        end = "\n" if done == of else ""
+        sys.stderr.write(f"\r[{filled:<{width}}] {done} of {of} batches {end}")
         sys.stderr.flush()
 
 
@@ -119,6 +148,7 @@ VERB = Verb(
         "python main.py ingest --interval 1h --days 7",
         "python main.py ingest --symbols BTCUSDT,ETHUSDT --from 2024-01-01 --to 2024-02-01",
         "python main.py ingest --market spot --interval 1m,1d",
+        "python main.py ingest --schedule",
     ),
     add_arguments=_add_arguments,
     run=_run,

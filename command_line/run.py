@@ -25,17 +25,18 @@ def _run(given: dict[str, Any]) -> int:
         if settings.duration is not None:
             raise ConfigError("DURATION (--duration): a replay ends where its recording ends")
         return replay_with(settings, settings.replay_path)
-    from dashboard import plain
+    from command_line.terminal import terminal_of, wants_view
+    from dashboard.watch import watch
 
-    with_view = not settings.headless and plain.supports_view(sys.stdout)
+    with_view = not settings.headless and wants_view()
     with logging_for(settings, to_file=with_view and sys.stderr.isatty()) as writer:
         from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
         bot = EnhancedMarketBot(settings)
-        watching = plain.watch(
-            bot.bus, with_view=with_view, stream=sys.stdout, problems=lambda: list(writer.recent)
-        )
-        return run_loop(_both(bot.run(), watching))
+        source = "demo" if settings.source == "demo" else "live"
+        mode = f"{source} {settings.market.value}"
+        terminal = terminal_of(mode, lambda: list(writer.recent)) if with_view else None
+        return run_loop(_both(bot.run(), watch(bot.bus, terminal)))
 
 
 async def _both(work: Coroutine[Any, Any, int], watching: Coroutine[Any, Any, None]) -> int:

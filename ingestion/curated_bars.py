@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 import numpy as np
 
-from domain.intervals import DAY_MS, INTERVAL_MS
+from domain.intervals import DAY_MS, INTERVAL_MS, open_times_ms
 from ingestion import indicators
 from ingestion.indicators import Floats, Ints
 from ingestion.price_levels import (
@@ -24,6 +24,14 @@ from ingestion.price_levels import (
 
 CURATION_VERSION: Final = 1
 """Part of every curated file; another one means that it is computed again."""
+
+VWAP_OUTSIDE: Final = 1
+NOT_SILENT: Final = 2
+JUMP: Final = 4
+"""Bits of ``suspect``: flagged, not removed. Quote volume / volume lies outside low … high by more
+than 1 bp; no trade, but a volume or a range; opens more than 20 bps from the last close."""
+_VWAP_SLACK_RATIO = 1e-4
+_JUMP_RATIO = 20e-4
 
 type Columns = dict[str, np.ndarray]
 
@@ -50,22 +58,26 @@ class CurationSettings(msgspec.Struct, frozen=True, kw_only=True):
         """Bars of the realized volatility."""
         return max(30, self.volatility_days * DAY_MS // INTERVAL_MS[interval])
 
-    def warm_up_ms(self, interval: str) -> int:
-        """How long before the first wanted bar raw bars are needed."""
-        bars = max(2 * self.volatility_bars(interval), self.level_bars + 2 * SWING_BARS + 2)
-        return max(bars * INTERVAL_MS[interval], 2 * DAY_MS)
+    def warm_up(self, interval: str) -> tuple[int, int]:
+        """What has to lie before the first wanted bar: bars, and a stretch of time, ms."""
+        stretch_ms = 2 * self.volatility_bars(interval) * INTERVAL_MS[interval]
+        return self.level_bars + 2 * SWING_BARS + 2, max(stretch_ms, 2 * DAY_MS)
 
 
-def clean(raw: Columns) -> tuple[Columns, dict[str, int]]:
+def clean(raw: Columns, interval: str) -> tuple[Columns, dict[str, int]]:
     """Bars sorted, each open time once, and only those that can be true.
 
+    Args:
+        raw: ``lake.kline_files.RAW_COLUMNS``.
+        interval: Whose grid they must lie on.
+
     Returns:
-        The bars, and how many were left out by reason (``duplicate``, ``not_finite``, ``ohlc``,
-        ``negative``, ``taker_volume``).
+        The bars, and how many were left out by reason (``duplicate``, ``grid``, ``not_finite``,
+        ``negative``, ``ohlc``, ``taker_volume``).
     """
     order = np.argsort(raw["open_time_ms"], kind="stable")
     bars = {name: values[order] for name, values in raw.items()}
-    faults = _faults(bars)
+    faults = _faults(bars, interval)
     keep = np.ones(len(order), dtype=np.bool_)
     counts: dict[str, int] = {}
     for reason, is_faulty in faults.items():
@@ -76,20 +88,22 @@ def clean(raw: Columns) -> tuple[Columns, dict[str, int]]:
     return ({name: values[keep] for name, values in bars.items()}, counts)
 
 
-def _faults(bars: Columns) -> dict[str, np.ndarray]:
+def _faults(bars: Columns, interval: str) -> dict[str, np.ndarray]:
     times = bars["open_time_ms"]
+    if not len(times):
+        return {}
     opened, high, low, close = (bars[name] for name in _PRICES)
-    values = np.vstack([bars[name] for name in (*_PRICES, *_AMOUNTS)]) if len(times) else None
-    empty = np.zeros(0, dtype=np.bool_)
-    if values is None:
-        return {"duplicate": empty}
+    values = np.vstack([bars[name] for name in (*_PRICES, *_AMOUNTS)])
     repeated = np.zeros(len(times), dtype=np.bool_)
     repeated[1:] = np.diff(times) == 0
-    slack = 1e-9 * np.abs(
-        bars["volume"]
-    )  # nearest doubles of equal sums may differ in the last digit
+    # Nearest doubles of equal sums may differ in the last digit.
+    slack = 1e-9 * np.abs(bars["volume"])
+    is_whole = bars["close_time_ms"] > times
+    if interval != "1M":
+        is_whole &= bars["close_time_ms"] - times == INTERVAL_MS[interval] - 1
     return {
         "duplicate": repeated,
+        "grid": (open_times_ms(times, interval) != times) | ~is_whole,
         "not_finite": ~np.isfinite(values).all(axis=0),
         "negative": (values[:4] <= 0).any(axis=0) | (values[4:] < 0).any(axis=0),
         "ohlc": (high < np.maximum(opened, close)) | (low > np.minimum(opened, close)),
@@ -119,8 +133,8 @@ def curate(
         The curated columns (NaN: undefined), and the counts of ``clean`` (of the wanted bars).
     """
     wanted = {name: values[raw["open_time_ms"] >= start_ms] for name, values in raw.items()}
-    rejected = clean(wanted)[1]
-    bars, _ = clean(raw)
+    rejected = clean(wanted, interval)[1]
+    bars, _ = clean(raw, interval)
     first = int(np.searchsorted(bars["open_time_ms"], start_ms))
     columns = dict(bars) | _measured(bars, first, interval, settings, atr_before)
     return {name: values[first:] for name, values in columns.items()}, rejected
@@ -135,7 +149,8 @@ def _measured(
 ) -> Columns:
     times, close = bars["open_time_ms"], bars["close"]
     interval_ms = INTERVAL_MS[interval]
-    simple, logarithmic = indicators.returns(close, times, interval_ms)
+    index = indicators.places(times, interval)
+    simple, logarithmic = indicators.returns(close, index)
     ranges = indicators.true_range(bars["high"], bars["low"], close)
     atr = np.full(len(times), np.nan)
     if atr_before is None:
@@ -144,14 +159,17 @@ def _measured(
         atr[first:] = indicators.atr(ranges[first:], settings.atr_period, before=atr_before)
         atr[max(0, first - 1) : first] = atr_before
     lookback = settings.volatility_bars(interval)
-    volatility = indicators.realized_volatility(logarithmic, times, interval_ms, lookback)
+    volatility = indicators.realized_volatility(logarithmic, index, interval_ms, lookback)
     # A week has no day before it: there the bar before stands for it.
     days = times if interval_ms > DAY_MS else indicators.day_starts(times)
     support, resistance = support_and_resistance(
         bars["high"], bars["low"], close, atr, days, lookback=settings.level_bars
     )
+    vwap = indicators.vwap(bars["quote_volume"], bars["volume"])
     return {
-        "vwap": indicators.vwap(bars["quote_volume"], bars["volume"]),
+        "missing_before": np.diff(index, prepend=index[:1] - 1) - 1,
+        "suspect": _suspect(bars, vwap),
+        "vwap": vwap,
         "delta": 2.0 * bars["taker_buy_volume"] - bars["volume"],
         "return_simple": simple,
         "return_log": logarithmic,
@@ -163,6 +181,17 @@ def _measured(
         "support": support,
         "resistance": resistance,
     }
+
+
+def _suspect(bars: Columns, vwap: Floats) -> Ints:
+    """Bits of what is odd about each bar."""
+    high, low = bars["high"], bars["low"]
+    outside = (vwap > high * (1 + _VWAP_SLACK_RATIO)) | (vwap < low * (1 - _VWAP_SLACK_RATIO))
+    not_silent = (bars["trade_count"] == 0) & ((bars["volume"] > 0) | (high > low))
+    jump = np.zeros(len(high), dtype=np.bool_)
+    jump[1:] = np.abs(bars["open"][1:] / bars["close"][:-1] - 1.0) > _JUMP_RATIO
+    found: Ints = outside * VWAP_OUTSIDE + not_silent * NOT_SILENT + jump * JUMP
+    return found
 
 
 def _day_so_far(bars: Columns, days: Ints) -> Columns:

@@ -1,16 +1,18 @@
 """``DataCuration``: ingested klines → curated ones, only where something changed.
 
 Consumes ``raw/<interval>/…`` → produces ``curated/<interval>_curated_<YYYYMMDD>.parquet`` with all
-symbols. A curated file names the raw files it was made from; what is missing, new or changed is
-computed, with the warm-up before it, and every day after it.
+symbols. A curated file has a mark of the raw files it was made from; what is missing, new or changed
+is computed, with the warm-up before it, and every day after it.
 """
 
 from __future__ import annotations
 
+import bisect
+import hashlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -32,9 +34,11 @@ from lake.kline_files import (
     read_bars,
     read_metadata,
     read_raw,
+    read_summary,
     write_bars,
 )
-from lake.part_files import DamagedFile, date_start_ms
+from lake.lock import FolderLock
+from lake.part_files import DamagedFile, date_start_ms, set_aside
 from lake.paths import DAY_MS, LakePaths
 
 if TYPE_CHECKING:
@@ -112,15 +116,17 @@ class DataCuration:
 
         Raises:
             ValueError: The exchange has no such interval.
+            FolderInUse: Another process curates this data folder.
             StorageError: The disk refused; what was written stands.
         """
         if interval not in INTERVAL_MS:
             raise ValueError(f"unknown interval {interval!r}; there are {', '.join(INTERVAL_MS)}")
         begun = time.perf_counter()
-        run = _Run(self._paths, interval, self._settings)
-        stale = run.stale_from(rebuild=rebuild)
-        for done, of in run.chunks(stale):
-            on_progress(done, of)
+        with FolderLock(self._paths.root, "curation"):
+            run = _Run(self._paths, interval, self._settings)
+            stale = run.stale_from(rebuild=rebuild)
+            for done, of in run.chunks(stale):
+                on_progress(done, of)
         report = CurationReport(
             interval=interval,
             symbols=tuple(run.dates),
@@ -141,6 +147,7 @@ class _Run:
         self._interval = interval
         self._settings = settings
         self._atr: dict[str, float] = {}
+        self._marks: dict[tuple[str, str], str] = {}
         self.dates = raw_dates(paths, interval)
         self.rows = 0
         self.days = 0
@@ -151,10 +158,11 @@ class _Run:
         made_from = _LazySources(self._paths, self._interval, self._settings)
         found = {}
         for symbol, dates in self.dates.items():
+            mark = ""
             for date in dates:
-                if rebuild or made_from(date).get(symbol) != self._mark(symbol, date):
+                mark = self._marks[symbol, date] = self._mark(symbol, date, mark)
+                if symbol not in found and (rebuild or made_from(date).get(symbol) != mark):
                     found[symbol] = date
-                    break
         return found
 
     def chunks(self, stale: dict[str, str]) -> Iterator[tuple[int, int]]:
@@ -173,8 +181,11 @@ class _Run:
             mine = [date for date in dates if days[0] <= date <= days[-1]]
             if not mine:
                 continue
-            for date, columns in by_day(self._bars(symbol, mine)):
-                fresh.setdefault(date, {})[symbol] = columns
+            columns = self._bars(symbol, mine)
+            by_date = dict(by_day(columns))
+            nothing = {name: values[:0] for name, values in columns.items()}
+            for date in mine:  # a day without bars is noted as well, or it would stay stale
+                fresh.setdefault(date, {})[symbol] = by_date.get(date, nothing)
         for date in days:
             self._write(date, fresh.get(date, {}))
 
@@ -184,10 +195,10 @@ class _Run:
         before = self._atr_before(symbol, dates[0])
         from_ms = date_start_ms(self.dates[symbol][0])
         if before is not None:
-            from_ms = max(from_ms, start_ms - self._settings.warm_up_ms(self._interval))
+            from_ms = self._warm_up_from_ms(symbol, dates[0])
         raw, damaged = read_raw(self._paths, symbol, self._interval, from_ms, end_ms)
-        for file in damaged:
-            log.error("curation.file_damaged", file=str(file.path), reason=file.reason)
+        for file in damaged:  # out of the way: the next ingestion asks for it again
+            set_aside(file.path.parent, file)
         columns, rejected = curate(raw, self._interval, start_ms, self._settings, atr_before=before)
         for reason, count in rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
@@ -200,23 +211,43 @@ class _Run:
         """ATR at the end of the last curated day before ``date``; ``None`` at the series' beginning."""
         if symbol in self._atr:
             return self._atr[symbol] if not math.isnan(self._atr[symbol]) else None
-        earlier = [other for other in self.dates[symbol] if other < date]
-        if not earlier:
+        last, row_count = next(self._earlier(symbol, date), ("", 0))
+        if not row_count:
             return None
         try:
-            found = read_bars(
-                curated_path(self._paths, self._interval, earlier[-1]), ["symbol", "atr"]
-            )
+            found = read_bars(curated_path(self._paths, self._interval, last), ["symbol", "atr"])
         except (FileNotFoundError, DamagedFile):
             return None
         values = found["atr"][found["symbol"] == symbol]
         return float(values[-1]) if len(values) and not math.isnan(values[-1]) else None
 
+    def _warm_up_from_ms(self, symbol: str, date: str) -> int:
+        """Start of the first day that the bars from ``date`` on look back to."""
+        bars, stretch_ms = self._settings.warm_up(self._interval)
+        start_ms = date_start_ms(date)
+        from_ms, found = start_ms, 0
+        for earlier, row_count in self._earlier(symbol, date):
+            if found >= bars and from_ms <= start_ms - stretch_ms:
+                break
+            from_ms, found = date_start_ms(earlier), found + row_count
+        return from_ms
+
+    def _earlier(self, symbol: str, date: str) -> Iterator[tuple[str, int]]:
+        """Dates before ``date`` that have raw bars, newest first, and how many."""
+        dates = self.dates[symbol]
+        for earlier in reversed(dates[: bisect.bisect_left(dates, date)]):
+            try:
+                row_count, _ = read_summary(raw_path(self._paths, symbol, self._interval, earlier))
+            except (FileNotFoundError, DamagedFile):
+                continue
+            if row_count:
+                yield earlier, row_count
+
     def _write(self, date: str, fresh: dict[str, Columns]) -> None:
         """One day's file: the fresh symbols, and what it holds of the others."""
         path = curated_path(self._paths, self._interval, date)
         about = _sources(path, self._settings)
-        kept = self._kept(path, set(fresh)) if about else {}
+        kept = self._kept(path, about, set(fresh)) if about else {}
         parts = {**kept, **fresh}
         if not parts:
             return
@@ -226,7 +257,8 @@ class _Run:
             )
         }
         rows |= joined([parts[symbol] for symbol in sorted(parts)], list(parts[min(parts)]))
-        sources = {s: about[s] for s in kept} | {s: self._mark(s, date) for s in fresh}
+        sources = {s: mark for s, mark in about.items() if s in kept}
+        sources |= {s: self._marks[s, date] for s in fresh}
         write_bars(
             path,
             rows,
@@ -239,7 +271,7 @@ class _Run:
         self.rows += sum(len(part[TIME_COLUMN]) for part in fresh.values())
         self.days += 1
 
-    def _kept(self, path: Path, replaced: set[str]) -> dict[str, Columns]:
+    def _kept(self, path: Path, known: Iterable[str], replaced: set[str]) -> dict[str, Columns]:
         names = ["symbol", *CURATED_COLUMNS]
         try:
             stored = read_bars(path, names)
@@ -247,15 +279,22 @@ class _Run:
             return {}
         symbols = stored.pop("symbol")
         return {
-            str(symbol): {name: values[symbols == symbol] for name, values in stored.items()}
-            for symbol in dict.fromkeys(symbols.tolist())
+            symbol: {name: values[symbols == symbol] for name, values in stored.items()}
+            for symbol in known
             if symbol not in replaced and symbol in self.dates
         }
 
-    def _mark(self, symbol: str, date: str) -> str:
-        """What a raw file is known by: it is written anew whenever its bars change."""
-        status = raw_path(self._paths, symbol, self._interval, date).stat()
-        return f"{status.st_size}-{status.st_mtime_ns}"
+    def _mark(self, symbol: str, date: str, before: str) -> str:
+        """What a day was made from: its raw file, written anew whenever it changes, and all before it.
+
+        So that a curation that was cut short leaves the days it did not reach stale.
+        """
+        try:
+            status = raw_path(self._paths, symbol, self._interval, date).stat()
+        except FileNotFoundError:  # removed just now
+            return before
+        text = f"{before} {date} {status.st_size} {status.st_mtime_ns}"
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class _LazySources:
@@ -273,7 +312,7 @@ class _LazySources:
 
 
 def _sources(path: Path, settings: CurationSettings) -> dict[str, str]:
-    """Symbol → mark of the raw file; empty if the file is none of this version and look-backs."""
+    """Symbol → mark of its raw files; empty if the file is none of this version and look-backs."""
     metadata = read_metadata(path)
     if metadata.get("curation") != _described(settings):
         return {}

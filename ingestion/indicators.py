@@ -12,7 +12,8 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-DAY_MS = 86_400_000
+from domain.intervals import DAY_MS, INTERVAL_MS
+
 YEAR_S = 365 * 86_400  # these markets never close: not 252 days
 MIN_RETURNS = 20  # fewer are no volatility
 
@@ -20,15 +21,29 @@ type Floats = npt.NDArray[np.float64]
 type Ints = npt.NDArray[np.int64]
 
 
-def returns(close: Floats, open_time_ms: Ints, interval_ms: int) -> tuple[Floats, Floats]:
+def places(open_time_ms: Ints, interval: str) -> Ints:
+    """Each bar's absolute place on the interval's grid: neighbours differ by one."""
+    if interval == "1M":
+        months: Ints = (
+            open_time_ms.astype("datetime64[ms]").astype("datetime64[M]").astype(np.int64)
+        )
+        return months
+    return open_time_ms // INTERVAL_MS[interval]
+
+
+def returns(close: Floats, index: Ints) -> tuple[Floats, Floats]:
     """Simple and logarithmic returns; NaN at the first bar and after a missing one.
 
     A missing bar makes its return unknown, not zero.
+
+    Args:
+        close: Of each bar.
+        index: The bars' places on the grid.
     """
     simple = np.full(len(close), np.nan)
     if len(close) > 1:
         simple[1:] = close[1:] / close[:-1] - 1.0
-        simple[1:][np.diff(open_time_ms) != interval_ms] = np.nan
+        simple[1:][np.diff(index) != 1] = np.nan
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithmic = np.full(len(close), np.nan)
         logarithmic[1:] = np.where(np.isnan(simple[1:]), np.nan, np.log(close[1:] / close[:-1]))
@@ -104,14 +119,13 @@ def windowed_sum(values: Floats, index: Ints, length: int) -> Floats:
 
 
 def realized_volatility(
-    log_returns: Floats, open_time_ms: Ints, interval_ms: int, lookback: int
+    log_returns: Floats, index: Ints, interval_ms: int, lookback: int
 ) -> Floats:
     """Annualised ``√(Σr² / n · N_year)`` over the last ``lookback`` bars, zero mean, 365 days a year.
 
     NaN below ``MIN_RETURNS`` known returns (or below ``lookback``, if that is less).
     """
     known = ~np.isnan(log_returns)
-    index = open_time_ms // interval_ms
     squares = windowed_sum(np.where(known, log_returns, 0.0) ** 2, index, lookback)
     count = windowed_sum(known.astype(np.float64), index, lookback)
     per_year = YEAR_S * 1_000 / interval_ms

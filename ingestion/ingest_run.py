@@ -276,7 +276,8 @@ class IngestRun:
             fetched_at_ms=replies[-1].fetched_at_ms,
             endpoint=replies[-1].endpoint,
         )
-        counts["rows"] += await _in_thread(lambda: files.add(fetched))
+        added = await _in_thread(lambda: files.add(fetched))
+        counts["rows"] += added
         counts["requests"] += len(replies)
         log.info(
             "ingestion.batch",

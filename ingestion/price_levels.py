@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipeline.levels import classic_pivots, value_area
-from ingestion.indicators import DAY_MS, Floats, Ints
+from domain.intervals import DAY_MS
+from ingestion.indicators import Floats, Ints
 
 SWING_BARS = 5  # bars on either side that a swing has to tower over
 MAX_PROFILE_BINS = 4_096

@@ -10,7 +10,7 @@ from __future__ import annotations
 import calendar
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -191,8 +191,12 @@ def is_whole(path: Path) -> bool:
     return about is not None and about.is_complete
 
 
-def check_month(path: Path) -> None:
+def check_month(path: Path, check: Callable[[], None] = lambda: None) -> None:
     """Read every page of a file and compare checksums, row count and order.
+
+    Args:
+        path: The file.
+        check: Called between batches; what it raises ends the reading.
 
     Raises:
         DamagedFile: It is not what it says.
@@ -204,6 +208,7 @@ def check_month(path: Path) -> None:
     layout = LAYOUTS[about.kind]
     last = None
     for batch in month_batches(path, layout.schema.names):
+        check()
         keys = numpy_of(batch.column(layout.key))
         before = keys[:1] - 1 if last is None else last
         if (np.diff(keys, prepend=before) <= 0).any():

@@ -28,6 +28,7 @@ type Columns = dict[str, np.ndarray]
 
 RAW_COLUMNS: Final = tuple(KLINE_SCHEMA.names)
 TIME_COLUMN: Final = "open_time_ms"
+_INTEGER_NAMES: Final = ("trade_count", "missing_before", "suspect")  # besides the times
 _RAW_NAME: Final = re.compile(r"(?P<symbol>.+)_(?P<interval>[^_]+)_(?P<date>\d{8})\.parquet")
 _CURATED_NAME: Final = re.compile(r"(?P<interval>[^_]+)_curated_(?P<date>\d{8})\.parquet")
 
@@ -154,6 +155,49 @@ def read_raw(
     return within(joined(pieces, RAW_COLUMNS), start_ms, end_ms), damaged
 
 
+def read_curated(
+    paths: LakePaths,
+    interval: str,
+    symbols: Sequence[str],
+    names: Sequence[str],
+    *,
+    start_ms: int = 0,
+    end_ms: int | None = None,
+    last_days: int | None = None,
+) -> dict[str, Columns]:
+    """Curated bars by symbol, in time order; symbols without any are absent, damaged files skipped.
+
+    Args:
+        paths: The data folder.
+        interval: Of the bars.
+        symbols: Whose.
+        names: Columns besides ``symbol``.
+        start_ms, end_ms: Of the open time; ``None``: to the end.
+        last_days: Only the newest so many files.
+    """
+    dates = [
+        date
+        for date in curated_dates(paths, interval)
+        if date_start_ms(date) + DAY_MS > start_ms
+        and (end_ms is None or date_start_ms(date) < end_ms)
+    ]
+    pieces: dict[str, list[Columns]] = {}
+    wanted = list(dict.fromkeys((TIME_COLUMN, *names)))
+    for date in dates if last_days is None else dates[-last_days:]:
+        try:
+            day = read_bars(curated_path(paths, interval, date), ["symbol", *wanted])
+        except (FileNotFoundError, DamagedFile):
+            continue
+        of = day.pop("symbol")
+        for symbol in symbols:
+            rows = of == symbol
+            if rows.any():
+                pieces.setdefault(symbol, []).append({n: v[rows] for n, v in day.items()})
+    latest_ms = np.iinfo(np.int64).max if end_ms is None else end_ms
+    found = {s: within(joined(parts, wanted), start_ms, latest_ms) for s, parts in pieces.items()}
+    return {symbol: columns for symbol, columns in found.items() if len(columns[TIME_COLUMN])}
+
+
 def joined(pieces: Sequence[Columns], names: Sequence[str]) -> Columns:
     """Pieces one after the other; empty numeric columns if there are none."""
     if not pieces:
@@ -203,7 +247,8 @@ def _is_date(date: str) -> bool:
 
 
 def _numeric_dtype(name: str) -> type:
-    return np.int64 if name.endswith("_ms") or name == "trade_count" else np.float64
+    is_integer = name.endswith("_ms") or name in _INTEGER_NAMES
+    return np.int64 if is_integer else np.float64
 
 
 def _array(values: np.ndarray | Sequence[str]) -> pa.Array[Any]:

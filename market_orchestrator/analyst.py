@@ -6,12 +6,12 @@ Settings → ``AIAnalyzer`` or nobody. The rules analyst is asked in every mode:
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import msgspec
 
+from ai.contract import Price
 from ai.settings import AIMode, AISettings
 from ai_analyzer_qwen import AIAnalyzer
 from config import Settings
@@ -26,7 +26,6 @@ def ai_analyst(
     bus: EventBus,
     *,
     is_healthy: Callable[[str], bool] = lambda _: True,
-    wall_ns: Callable[[], int] = time.time_ns,
 ) -> AIAnalyzer | None:
     """Build and connect the analyst; ``None`` where nobody but the rules is asked."""
     if settings.ai in {AIMode.OFF, AIMode.RULES}:
@@ -39,7 +38,6 @@ def ai_analyst(
         publish_unavailable=lambda event: _publish(bus, Topic.ANALYSIS_UNAVAILABLE, event),
         publish_alert=lambda event: _publish(bus, Topic.ALERT, event),
         is_healthy=is_healthy,
-        wall_ns=wall_ns,
     )
     outputs.ask_also(analyst.on_window)
     return analyst
@@ -84,10 +82,18 @@ def ai_settings(settings: Settings) -> AISettings:
         min_interval_s=settings.ai_min_interval_seconds,
         deadline_s=settings.ai_deadline_seconds,
         attempt_deadline_s=settings.ai_attempt_deadline_seconds,
+        prices=dict(map(_price_of, settings.ai_prices)),
         daily_tokens=settings.ai_daily_token_budget or None,
         daily_usd=settings.ai_daily_usd_budget or None,
         replay_folder=settings.ai_journal_dir,
     )
+
+
+def _price_of(text: str) -> tuple[str, Price]:
+    """``MODEL=IN/OUT``, as the settings checked it."""
+    model, _, prices = text.rpartition("=")
+    paid_in, _, paid_out = prices.partition("/")
+    return model, Price(input=float(paid_in), output=float(paid_out))
 
 
 def _publish(bus: EventBus, topic: Topic, event: msgspec.Struct) -> None:

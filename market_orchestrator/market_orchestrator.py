@@ -325,7 +325,7 @@ async def replay(settings: Settings, path: Path) -> int:
         ledger = GapLedger(paths.gaps)
         run = Replay(path, flow, outputs, quarantine, ledger, clock)
         asks = "ai" in settings.model_fields_set  # a replay asks models only when told to
-        analyst = ai_analyst(settings, outputs, bus, wall_ns=clock) if asks else None
+        analyst = ai_analyst(settings, outputs, bus) if asks else None
         started = time.perf_counter()
         async with analyst_at_work(analyst) as answered:
             shown_at = started

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -78,6 +78,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 async def examine(
     examined: Examined,
     report: Callable[[str], None],
+    more: AsyncIterable[Finding] | None = None,
     *,
     transport: Transport | None = None,
     first_frame_timeout_s: float = FIRST_FRAME_TIMEOUT_S,
@@ -87,6 +88,7 @@ async def examine(
     Args:
         examined: what to look at.
         report: takes one line per finding, and one before each wait.
+        more: findings of other parts, made after the exchange's.
         transport: how WebSockets are opened; None: as a run opens them.
         first_frame_timeout_s: how long a route may take to deliver its first data frame.
 
@@ -110,6 +112,9 @@ async def examine(
             add(finding)
         report(f"{'…':<8} {'WebSocket':<18} waiting for data of {examined.ws_url}")
         await check_routes(examined, add, transport or default_transport(), first_frame_timeout_s)
+    if more is not None:
+        async for finding in more:
+            add(finding)
     code = exit_code(findings)
     report("all is well" if code == 0 else f"{_failed(findings)} of {len(findings)} checks failed")
     return code

@@ -28,7 +28,11 @@ MINUTE_DTYPE = np.dtype(
         ("taker_quote_low", np.int64),
     ]
 )
-_SPLIT = 1_000_000_000
+SPLIT = 1_000_000_000
+_SUMMED = (
+    *("volume", "taker_buy_volume", "fills"),
+    *("quote_high", "quote_low", "taker_quote_high", "taker_quote_low"),
+)
 
 
 def _scaled(values: np.ndarray, decimals: np.ndarray, target: int) -> np.ndarray:
@@ -69,8 +73,25 @@ def minute_rows(tape: Tape, spec: SymbolSpec) -> np.ndarray:
 
 
 def _split_sum(out: np.ndarray, name: str, quote: np.ndarray, first: np.ndarray) -> None:
-    out[f"{name}_high"] = np.add.reduceat(quote // _SPLIT, first)
-    out[f"{name}_low"] = np.add.reduceat(quote % _SPLIT, first)
+    out[f"{name}_high"] = np.add.reduceat(quote // SPLIT, first)
+    out[f"{name}_low"] = np.add.reduceat(quote % SPLIT, first)
+
+
+def aggregated(minutes: np.ndarray, interval: str) -> np.ndarray:
+    """Longer candles from shorter ones: MINUTE_DTYPE, one row per candle that has any."""
+    if not len(minutes):
+        return minutes
+    bucket = open_times_ms(minutes["open_time_ms"], interval)
+    first = np.flatnonzero(np.diff(bucket, prepend=bucket[0] - 1))
+    last = np.append(first[1:], len(minutes)) - 1
+    out = np.zeros(len(first), MINUTE_DTYPE)
+    out["open_time_ms"] = bucket[first]
+    out["open"], out["close"] = minutes["open"][first], minutes["close"][last]
+    out["high"] = np.maximum.reduceat(minutes["high"], first)
+    out["low"] = np.minimum.reduceat(minutes["low"], first)
+    for name in _SUMMED:
+        out[name] = np.add.reduceat(minutes[name], first)
+    return out
 
 
 def kline_rows(minutes: np.ndarray, spec: SymbolSpec, interval: str) -> list[str]:
@@ -78,44 +99,37 @@ def kline_rows(minutes: np.ndarray, spec: SymbolSpec, interval: str) -> list[str
 
     Layout: https://developers.binance.com/docs/derivatives/usds-margined-futures/market-data/rest-api/Kline-Candlestick-Data
     """
-    if not len(minutes):
+    found = aggregated(minutes, interval)
+    if not len(found):
         return []
-    bucket = open_times_ms(minutes["open_time_ms"], interval)
-    first = np.flatnonzero(np.diff(bucket, prepend=bucket[0] - 1))
-    last = np.append(first[1:], len(minutes))
     out: list[str] = []
-    expected = int(bucket[0])
-    close = 0
-    for begin, end in zip(first.tolist(), last.tolist(), strict=True):
-        opened = int(bucket[begin])
+    expected, close = int(found["open_time_ms"][0]), 0
+    opens, closes = found["open_time_ms"].tolist(), found["close"].tolist()
+    for opened, last, row in zip(opens, closes, rows_of(found, spec, interval), strict=True):
         while expected < opened:
             out.append(_silent_row(expected, close, spec, interval))
             expected = next_open_ms(expected, interval)
-        out.append(_row(minutes[begin:end], opened, spec, interval))
-        close = int(minutes["close"][end - 1])
+        out.append(row)
+        close = last
         expected = next_open_ms(opened, interval)
     return out
 
 
-def _row(part: np.ndarray, opened: int, spec: SymbolSpec, interval: str) -> str:
-    def price(value: int) -> str:
-        return decimal_text(int(value), spec.price_decimals)
-
-    def quantity(value: int) -> str:
-        return decimal_text(int(value), spec.quantity_decimals)
-
-    def quote(name: str) -> str:
-        total = int(part[f"{name}_high"].sum()) * _SPLIT + int(part[f"{name}_low"].sum())
-        return decimal_text(total, spec.price_decimals + spec.quantity_decimals)
-
-    closes = next_open_ms(opened, interval) - 1
-    return (
-        f'[{opened},"{price(part["open"][0])}","{price(part["high"].max())}",'
-        f'"{price(part["low"].min())}","{price(part["close"][-1])}",'
-        f'"{quantity(part["volume"].sum())}",{closes},"{quote("quote")}",'
-        f'{int(part["fills"].sum())},"{quantity(part["taker_buy_volume"].sum())}",'
-        f'"{quote("taker_quote")}","0"]'
-    )
+def rows_of(found: np.ndarray, spec: SymbolSpec, interval: str) -> list[str]:
+    """REST rows of candles as they are, MINUTE_DTYPE[n]."""
+    price, size = spec.price_decimals, spec.quantity_decimals
+    quote = price + size
+    out = []
+    columns = [found[name].tolist() for name in MINUTE_DTYPE.names or ()]
+    for at, op, hi, lo, cl, volume, bought, fills, qh, ql, th, tl in zip(*columns, strict=True):
+        out.append(
+            f'[{at},"{decimal_text(op, price)}","{decimal_text(hi, price)}",'
+            f'"{decimal_text(lo, price)}","{decimal_text(cl, price)}",'
+            f'"{decimal_text(volume, size)}",{next_open_ms(at, interval) - 1},'
+            f'"{decimal_text(qh * SPLIT + ql, quote)}",{fills},'
+            f'"{decimal_text(bought, size)}","{decimal_text(th * SPLIT + tl, quote)}","0"]'
+        )
+    return out
 
 
 def _silent_row(opened: int, close: int, spec: SymbolSpec, interval: str) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from domain.errors import ConfigError
+from simulator.rest_faults import RestFault
 from simulator.vision_faults import VisionFault
 
 
@@ -135,10 +136,12 @@ class FaultPlan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     Args:
         faults: Of the sockets and REST.
         vision: Of the archive, by file.
+        rest: Of single REST replies, by endpoint and number.
     """
 
     faults: tuple[Fault, ...] = ()
     vision: tuple[VisionFault, ...] = ()
+    rest: tuple[RestFault, ...] = ()
 
     def __post_init__(self) -> None:
         """Order by time; equal times keep the order given."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from email.utils import formatdate
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from simulator.exchange_info import day_ticker, exchange_info
 from simulator.faults import Fault, FaultKind
 from simulator.feed import Feed
 from simulator.frames import EMPTY_TAPE, MarketSource, Tape, decimal_text
+from simulator.rest_faults import ReplyScript, RestFault
 from simulator.settings import SimulatorSettings
 from simulator.signed import check_signed
 from simulator.weights import Verdict, WeightMeter
@@ -47,6 +49,7 @@ class RestApi:
         clock: Market time.
         feed: What has been played, and which faults act.
         meter: The weight budget.
+        script: What is wrong with single replies.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class RestApi:
         clock: MarketClock,
         feed: Feed,
         meter: WeightMeter,
+        script: ReplyScript,
     ) -> None:
         self._is_spot = settings.market is Market.SPOT
         self._settings = settings
@@ -63,6 +67,7 @@ class RestApi:
         self._clock = clock
         self._feed = feed
         self._meter = meter
+        self._script = script
         self._counts: dict[str, int] = {}
         self._answers: dict[str, Answer] = {
             "ping": self._ping,
@@ -92,15 +97,24 @@ class RestApi:
         async def handle(request: web.Request) -> web.StreamResponse:
             query = dict(request.query)
             verdict = self._meter.spend(weight_of(query))
-            headers = {"X-MBX-USED-WEIGHT-1M": str(verdict.used_weight)}
+            headers = {
+                "X-MBX-USED-WEIGHT-1M": str(verdict.used_weight),
+                "Date": formatdate(self._meter.now_ms() / 1_000, usegmt=True),
+            }
             failing = self._failing(endpoint.name)
+            scripted = self._script.next(endpoint.name) if verdict.status == 200 else None
             if failing is not None:
                 response = await self._fail(request, *failing, headers)
+            elif scripted is not None and scripted.mode in ("429", "418"):
+                refused = self._meter.ban if scripted.mode == "418" else self._meter.refuse
+                response = self._refusal(refused(scripted.wait_s), request.remote or "", headers)
             elif verdict.status != 200:
                 response = self._refusal(verdict, request.remote or "", headers)
             else:
                 answer = self._answers.get(endpoint.name) or self._account_of(request)
                 response = await self._reply(answer, query, headers)
+                if scripted is not None and response.status == 200:
+                    response = _damaged(response, scripted)
             key = f"status_{response.status}"
             self._counts[key] = self._counts.get(key, 0) + 1
             return response
@@ -286,6 +300,9 @@ class RestApi:
         self, symbol: str, interval: str, limit: int, start_ms: int | None, end_ms: int | None
     ) -> list[str]:
         now_ms = self._clock.now_ms()
+        table = self._settings.candles
+        if table is not None and symbol in table.symbols:
+            return table.rest_rows(symbol, interval, limit, start_ms, end_ms, now_ms)
         last_ms = now_ms if end_ms is None else min(end_ms, now_ms)
         span_ms = INTERVAL_MS[interval] * limit
         day_ms = 86_400_000
@@ -296,8 +313,9 @@ class RestApi:
         else:
             begin_ms = open_time_ms(start_ms - 1, interval)
             begin_ms = next_open_ms(begin_ms, interval)
-            last_ms = min(last_ms, begin_ms + span_ms)
         begin_ms = max(begin_ms, open_time_ms(first_ms, interval))
+        if start_ms is not None:
+            last_ms = min(last_ms, begin_ms + span_ms)
         until_ms = next_open_ms(open_time_ms(last_ms, interval), interval)
         if until_ms <= begin_ms:
             return []
@@ -373,6 +391,20 @@ class RestApi:
         if limit < 1 or (limit > highest and not self._is_spot):
             raise ApiError(-1130, "Data sent for parameter 'limit' is not valid.")
         return min(limit, highest)
+
+
+def _damaged(response: web.Response, fault: RestFault) -> web.Response:
+    """A reply as a scripted fault has it."""
+    match fault.mode:
+        case "html":
+            return web.Response(text=_HTML, content_type="text/html", headers=response.headers)
+        case "empty" | "short":
+            rows = msgspec.json.decode(response.text or "[]", type=list[msgspec.Raw])
+            kept = rows[: len(rows) // 2] if fault.mode == "short" else []
+            response.body = msgspec.json.encode(kept)
+            return response
+    message = "An unknown error occured while processing the request."
+    return _error(int(fault.mode), -1000, message, {})
 
 
 def _number(query: dict[str, str], name: str) -> int | None:

@@ -20,6 +20,7 @@ from simulator.feed import Feed
 from simulator.frames import MarketSource
 from simulator.recording import RecordingSource
 from simulator.rest_api import RestApi
+from simulator.rest_faults import ReplyScript
 from simulator.settings import SimulatorSettings
 from simulator.streams import StreamHub
 from simulator.synthetic import SyntheticMarket
@@ -154,7 +155,9 @@ class SimulatedExchange:
             settings.ban_s,
             _wall_ms if settings.weight_clock == "wall" else self._clock.now_ms,
         )
-        self._rest = RestApi(settings, source, self._clock, self._feed, meter)
+        self._rest = RestApi(
+            settings, source, self._clock, self._feed, meter, ReplyScript(plan.rest)
+        )
         held = source if settings.archive is None else settings.archive
         self.vision = VisionArchive(settings, held, self._clock, plan.vision)
 

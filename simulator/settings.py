@@ -13,6 +13,7 @@ import msgspec
 
 from domain.errors import ConfigError
 from domain.market import Market
+from simulator.candle_table import CandleTable
 from simulator.faults import FaultPlan
 from simulator.vision_tables import PastTrades
 
@@ -47,6 +48,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_inbound_per_s: Client messages per second; None: 10 (um), 5 (spot). One more cuts it.
         client_buffer_bytes: Unsent bytes after which a slow client is closed.
         kline_history_days: How far back klines of the synthetic market reach.
+        candles: What REST serves as klines; None: candles of the market's own trades.
         api_keys: API keys that signed calls accept, each with its secret.
         archive: What the archive holds; None: the trades of the market itself.
         archive_delay_ms: When a day's file appears after its end, market ms (08:30); a month's
@@ -75,6 +77,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_inbound_per_s: int | None = None
     client_buffer_bytes: int = 16 * 1024 * 1024
     kline_history_days: int = 3
+    candles: CandleTable | None = None
     api_keys: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"simulated-key": "simulated-secret"}
     )

@@ -66,6 +66,20 @@ class WeightMeter:
             status=429, used_weight=self._used, retry_after_s=max(1, -(-rest_ms // 1000))
         )
 
+    def ban(self, seconds: int) -> Verdict:
+        """Ban the address from now on, as if it had asked too much."""
+        now_ms = self._now_ms()
+        self._banned_until_ms = now_ms + seconds * 1_000
+        return self._banned(now_ms)
+
+    def refuse(self, seconds: int) -> Verdict:
+        """A 429 that says how long to wait."""
+        return Verdict(status=429, used_weight=self.limit, retry_after_s=seconds)
+
+    def now_ms(self) -> int:
+        """The clock whose minutes count."""
+        return self._now_ms()
+
     def _banned(self, now_ms: int) -> Verdict:
         return Verdict(
             status=418,

@@ -17,7 +17,7 @@ import pyarrow as pa
 from binance_api.request_runner import RestSettings
 from binance_api.vision import VisionClient
 from domain.market import Market
-from lake.historical_files import AGG_TRADE_SCHEMA, read_month
+from lake.historical_files import AGG_TRADE_SCHEMA, HistoryKind, read_month
 from lake.month_build import ArchiveSource
 from lake.paths import LakePaths
 from simulator.faults import FaultPlan
@@ -70,7 +70,7 @@ def true_trades(table: TradeTable, month: str) -> pa.Table:
     return pa.table(columns, schema=AGG_TRADE_SCHEMA)
 
 
-def stored(paths: LakePaths, month: str, kind: str = "aggTrades", **wanted) -> pa.Table:
+def stored(paths: LakePaths, month: str, kind: HistoryKind = "aggTrades", **wanted) -> pa.Table:
     return read_month(paths, SYMBOL, kind, month, **wanted)
 
 

@@ -14,7 +14,23 @@ import pytest
 # Component → the components it may import. The longest matching prefix of a module's name decides.
 MAY_IMPORT: dict[str, set[str]] = {
     "domain": set(),
-    "binance_api": {"domain"},
+    "binance_api": {"domain", "binance_api.connector", "binance_api.connector_session"},
+    # The connector is a whole program for other people's scripts: of its modules one reads the
+    # settings and one opens sockets, through the product's only connection manager.
+    "binance_api.connector": {
+        *("domain", "binance_api", "binance_api.connector_session"),
+        *("binance_api.connector_settings", "binance_api.connector_stream"),
+    },
+    "binance_api.connector_session": {"domain", "binance_api", "binance_api.connector_settings"},
+    "binance_api.connector_settings": {"domain", "binance_api", "config"},
+    "binance_api.connector_stream": {
+        *(
+            "domain",
+            "binance_api",
+            "binance_api.connector_session",
+            "market_orchestrator.connection",
+        ),
+    },
     "lake": {"domain"},
     "microstructure": {"domain"},
     "event_bus": {"domain"},
@@ -46,7 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
     },
     "dashboard": {"domain", "event_bus"},
-    "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
+    "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection", "ai"},
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake", "ai"),
@@ -60,7 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("evaluation", "feature_store"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
         *("collectors.historical", "collectors.repair_once"),
-        "market_orchestrator.market_orchestrator",
+        *("market_orchestrator.market_orchestrator", "market_orchestrator.analyst"),
     },
     "main": {"domain", "command_line"},
 }
@@ -69,6 +85,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("binance_api.http_session", "simulator"),
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
+    "hmac": ("binance_api.signing",),
     "rich": ("dashboard",),
     "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),

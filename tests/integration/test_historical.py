@@ -253,7 +253,7 @@ def test_a_full_disk_ends_the_run_and_the_next_one_goes_on(trades, wanted, paths
     assert months_of(paths, SYMBOL, "aggTrades") == []
     report, exchange = collect(trades, wanted)
     assert states(report) == [MonthState.WHOLE]
-    assert exchange.statistics()["vision_bytes"] == 0  # the download was kept
+    assert exchange.statistics()["vision_bytes"] < 10_000  # the month itself was kept
     assert_true(paths, trades, *MONTHS[:1])
 
 

@@ -80,7 +80,7 @@ def test_two_years_with_every_fault_killed_ten_times_equal_the_clean_ones(tmp_pa
 
 def test_a_signal_stops_it_at_once_and_the_next_run_goes_on(tmp_path):
     trades = table_of_trades((2025, 10, 1), (2025, 12, 1))
-    stall = VisionFault(kind=VisionFaultKind.STALL, delay_ms=60_000, span="monthly")
+    stall = VisionFault(kind=VisionFaultKind.STALL, delay_ms=60_000, period="2025-10")
     span = ("--from", "2025-10", "--to", "2025-11", "--kinds", "aggTrades")
     paths = LakePaths.of(tmp_path / "data")
 
@@ -91,7 +91,7 @@ def test_a_signal_stops_it_at_once_and_the_next_run_goes_on(tmp_path):
                 await asyncio.sleep(0.02)
             program.send(signal.SIGINT)
             assert await to_the_end(program) == 0
-            assert months_of(paths, SYMBOL, "aggTrades") == []
+            assert "2025-10" not in months_of(paths, SYMBOL, "aggTrades")
             assert await to_the_end(await history(tmp_path, exchange, *span)) == 0
 
     asyncio.run(scenario())

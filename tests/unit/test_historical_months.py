@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
@@ -106,3 +107,29 @@ def test_there_is_a_bar_per_file_and_one_for_all():
         "[############------------]  50%  BTCUSDT klines 2024-12  2024-12 5.0 MB",
         "[######------------------]  25%  1 of 4 months, 12 s",
     ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_bars_are_drawn_below_the_log_on_a_terminal_alone():
+    def drawn(stream):
+        async def scenario():
+            bars = ProgressBars(1, stream)
+            with bars.file("BTCUSDT klines 2024-12"):
+                task = asyncio.ensure_future(bars.run())
+                await asyncio.sleep(0.05)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(scenario())
+        return stream.getvalue()
+
+    text = drawn(Terminal())
+    assert "BTCUSDT klines 2024-12  asking" in text
+    assert "0 of 1 months" in text
+    assert text.startswith("\r\x1b[J\n")  # an empty line is left for the log
+    assert text.endswith("\r\x1b[J")
+    assert drawn(io.StringIO()) == ""

@@ -1,0 +1,200 @@
+"""``ingest --schedule``: ingests as candles close, curates what came in, recommends once a day.
+
+Consumes a ``Schedule`` and the exchange's clock → runs what is due, one run after the other; what a
+run did is kept in ``schedule.json``, so that a restart or a sleep is caught up once. A run that
+fails is tried again; only bad configuration and a refusing disk end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from binance_api.errors import ExchangeError
+from domain.errors import FolderInUse
+from domain.events import Signal
+from domain.intervals import DAY_MS
+from ingestion.curation import DataCuration
+from ingestion.ingestion import DataIngestion
+from ingestion.recommendation import Analyst, DailyRecommendation
+from ingestion.schedule import RECOMMENDATION, Schedule, minute_of_day
+from lake.atomic import write_atomic
+from lake.lock import FolderLock
+
+if TYPE_CHECKING:
+    from config import Settings
+
+log = structlog.get_logger()
+
+FIRST_DAYS: Final = 60.0  # of a first run: the look-backs of the daily recommendation
+_RETRY_S: Final = 60.0
+_LONGEST_SLEEP_S: Final = 30.0  # a machine that slept is noticed after this long
+_USAGE: Final = 2  # exit code of errors that no later run can mend
+
+type Recommend = Callable[[int, int], Awaitable[object]]
+"""Given the due time and the exchange's time, recommends."""
+
+
+class Follower:
+    """Runs what is due.
+
+    Args:
+        ingestion: Fetches.
+        curation: Curates what came in.
+        schedule: What is due when.
+        recommend: The daily recommendation; ``None``: none.
+        state: File that remembers what was done.
+        days: Look-back of an interval's first run.
+        wall_ms: Our clock; the exchange's is told by ``ingestion``.
+        sleep: Waits that many seconds.
+    """
+
+    def __init__(
+        self,
+        ingestion: DataIngestion,
+        curation: DataCuration,
+        schedule: Schedule,
+        *,
+        recommend: Recommend | None,
+        state: Path,
+        days: float = FIRST_DAYS,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._ingestion = ingestion
+        self._curation = curation
+        self._schedule = schedule
+        self._recommend = recommend
+        self._state = state
+        self._days = days
+        self._wall_ms = wall_ms
+        self._sleep = sleep
+        self._done = _remembered(state)
+        self._counts = {"runs": 0, "failures": 0, "recommendations": 0}
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Runs, failed ones, recommendations, and when the last run was due."""
+        return {**self._counts, "last_due_ms": max(self._done.values(), default=None)}
+
+    def now_ms(self) -> int:
+        """The exchange's time."""
+        return self._wall_ms() + self._ingestion.clock_offset_ms
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            retry_s = 0.0 if await self.run_due() else _RETRY_S
+            until_ms = self.now_ms() + int(retry_s * 1_000)
+            if not retry_s:
+                until_ms = self._schedule.next_ms(self.now_ms())
+            while (left_s := (until_ms - self.now_ms()) / 1_000) > 0:
+                await self._sleep(min(left_s, _LONGEST_SLEEP_S))
+
+    async def run_due(self) -> bool:
+        """Do what is due now, if anything; False if it has to be tried again.
+
+        Raises:
+            ExchangeError: The exchange does not know a symbol or an interval.
+            StorageError: The disk refused.
+        """
+        due = self._schedule.due(self.now_ms(), self._done)
+        if not due:
+            return True
+        self._counts["runs"] += 1
+        intervals = [job for job in due if job != RECOMMENDATION]
+        log.info("schedule.run", intervals=intervals, recommends=RECOMMENDATION in due)
+        try:
+            await self._ingest(intervals)
+            await self._curate(intervals)
+            if RECOMMENDATION in due and self._recommend is not None:
+                await self._recommend(due[RECOMMENDATION], self.now_ms())
+                self._counts["recommendations"] += 1
+        except (ExchangeError, FolderInUse) as error:
+            if isinstance(error, ExchangeError) and error.exit_code == _USAGE:
+                raise
+            self._counts["failures"] += 1
+            log.error("schedule.failed", reason=str(error), again_in_s=_RETRY_S)
+            return False
+        self._remember(due)
+        return True
+
+    async def _ingest(self, intervals: Sequence[str]) -> None:
+        if not intervals:
+            return
+        now_ms = self.now_ms()
+        first_ms = now_ms - int(self._days * DAY_MS)
+        # The last day is looked at again: what lacked there may have come since.
+        start_ms = min(now_ms - DAY_MS, *(self._done.get(name, first_ms) for name in intervals))
+        await self._ingestion.ingest(intervals, start_ms)
+
+    async def _curate(self, intervals: Sequence[str]) -> None:
+        for interval in intervals:
+            running = asyncio.ensure_future(
+                asyncio.to_thread(self._curation.curate_timeframe, interval)
+            )
+            try:
+                await asyncio.shield(running)
+            except asyncio.CancelledError:
+                await asyncio.wait([running])
+                raise
+
+    def _remember(self, due: dict[str, int]) -> None:
+        self._done |= due
+        write_atomic(self._state, msgspec.json.encode(self._done, order="sorted"), overwrite=True)
+
+
+async def follow(
+    settings: Settings,
+    intervals: Sequence[str],
+    *,
+    days: float | None = None,
+    analyst: Analyst | None = None,
+    publish: Callable[[Signal], None] = lambda _signal: None,
+) -> int:
+    """Keep a data folder up to date until cancelled.
+
+    Args:
+        settings: Where from, where to, and when.
+        intervals: What to ingest and curate.
+        days: Look-back of the first run; ``None``: ``FIRST_DAYS``.
+        analyst: Asked about the daily recommendation as well.
+        publish: Told each recommendation.
+
+    Returns:
+        The exit code, should it ever end by itself.
+
+    Raises:
+        FolderInUse: Another schedule runs in this data folder.
+    """
+    recommendation = DailyRecommendation(
+        settings.paths, settings.symbols, analyst=analyst, publish=publish
+    )
+    schedule = Schedule(
+        intervals=tuple(intervals),
+        long_every_quarter=settings.ingest_long_intervals == "quarter",
+        recommendation_minute=minute_of_day(settings.recommendation_update_time),
+    )
+    with FolderLock(settings.paths.root, "schedule"):
+        follower = Follower(
+            DataIngestion(settings),
+            DataCuration(settings),
+            schedule,
+            recommend=recommendation.recommend,
+            state=settings.paths.root / "schedule.json",
+            days=FIRST_DAYS if days is None else days,
+        )
+        await follower.run()
+    return 0
+
+
+def _remembered(state: Path) -> dict[str, int]:
+    try:
+        return msgspec.json.decode(state.read_bytes(), type=dict[str, int])
+    except (OSError, msgspec.DecodeError):
+        return {}
