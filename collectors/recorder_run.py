@@ -162,6 +162,12 @@ class RecordRun:
             await self._stop()
         return 0
 
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """Those of the parts, as ``part.name``."""
+        parts = {"connection": self.manager, "rest": self._rest, "disk": self._watch}
+        own = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.statistics().items()}
+        return {**self.recording.statistics(), **own}
+
     def _ask_to_stop(self, error: StorageError) -> None:
         if self._failure is not None and not self._failure.done():
             self._failure.set_exception(error)

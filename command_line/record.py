@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from command_line.running import run_loop
+from command_line.serving import SERVING, beside, monitoring
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 from domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collectors.recorder_run import RecordSettings
+    from collectors.recorder_run import RecordRun, RecordSettings
     from collectors.recording import RecordingSettings
     from config import Settings
 
@@ -21,7 +23,7 @@ CONCERNED = (
     *("stream_journal_sync_ms", "ws_ping_interval", "ws_max_reconnect_attempts"),
     *("ws_backoff_cap", "ws_redundancy", "ws_rotation_minute", "binance_rate_limit_weight"),
     *("binance_ws_url", "binance_rest_url", "binance_spot_ws_url", "binance_spot_rest_url"),
-    "binance_vision_url",
+    *("binance_vision_url", "log_file", "log_file_mib", "log_files_keep", *SERVING),
 )
 
 
@@ -33,11 +35,15 @@ def _run(given: dict[str, Any]) -> int:
     settings = settings_of(given)
     if settings.replay_path is not None:
         raise ConfigError("SOURCE (--source): a recording is recorded already; use binance or demo")
-    with logging_for(settings):
-        return run_loop(_record(settings))
+    with logging_for(settings) as writer:
+        runs: list[RecordRun] = []
+        serving = monitoring(
+            settings, "record", lambda: runs[0].statistics() if runs else {}, writer=writer
+        )
+        return run_loop(beside(_record(settings, runs.append), serving))
 
 
-async def _record(settings: Settings) -> int:
+async def _record(settings: Settings, started: Callable[[RecordRun], None]) -> int:
     from binance_api.rest import RestClient, RestSettings
     from binance_api.vision import VisionClient
     from collectors.recorder_run import RecordRun
@@ -65,6 +71,7 @@ async def _record(settings: Settings) -> int:
             )
         )
         run = RecordRun(_run_settings(settings, ws_url), settings.paths, rest, archive)
+        started(run)
         return await run.run()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Coroutine
 from typing import Any
 
 from command_line.replay import replay_with
 from command_line.running import run_loop
+from command_line.serving import beside, monitoring
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 from domain.errors import ConfigError
 
@@ -36,17 +35,8 @@ def _run(given: dict[str, Any]) -> int:
         source = "demo" if settings.source == "demo" else "live"
         mode = f"{source} {settings.market.value}"
         terminal = terminal_of(mode, lambda: list(writer.recent)) if with_view else None
-        return run_loop(_both(bot.run(), watch(bot.bus, terminal)))
-
-
-async def _both(work: Coroutine[Any, Any, int], watching: Coroutine[Any, Any, None]) -> int:
-    """Run the bot, and the view beside it for as long as the bot runs."""
-    async with asyncio.TaskGroup() as tasks:
-        view = tasks.create_task(watching, name="view")
-        try:
-            return await work
-        finally:
-            view.cancel()
+        serving = monitoring(settings, "run", bot.read, bus=bot.bus, writer=writer)
+        return run_loop(beside(bot.run(), watch(bot.bus, terminal), serving))
 
 
 VERB = Verb(

@@ -70,7 +70,9 @@ def stop_signals() -> list[signal.Signals]:
 
 def _leave(code: int, reason: str) -> NoReturn:
     """End the process without waiting for anything; the terminal is put back to normal first."""
-    if any(thread.name == "view" for thread in threading.enumerate()):
-        os.write(1, b"\x1b[?1049l\x1b[?25h")
+    if "dashboard.screen" in sys.modules:
+        from dashboard.screen import abandon_terminal
+
+        abandon_terminal()
     os.write(2, f"\n{reason}\n".encode())
     os._exit(code)

@@ -110,18 +110,32 @@ def settings_of(given: Mapping[str, Any]) -> Settings:
 
 
 def logging_for(settings: Settings, *, to_file: bool = False) -> LogWriter:
-    """A context in which logs are written: to stderr, or to a file below the data folder."""
-    path = settings.data_root / "logs" / "orderflow.log" if to_file else None
-    return writing_logs(settings.log_level, path)
+    """A context in which logs are written: to stderr, or to a rotated file.
+
+    Args:
+        settings: LOG_*; LOG_FILE wins over ``to_file``.
+        to_file: below the data folder, since stderr shows something else.
+    """
+    from monitoring.logging import configure_logging, secrets_in
+
+    path = settings.log_file
+    if path is None and to_file:
+        path = settings.data_root / "logs" / "orderflow.log"
+    try:
+        return configure_logging(
+            settings.log_level,
+            log_file=path,
+            file_bytes=settings.log_file_mib * 1_048_576,
+            files_kept=settings.log_files_keep,
+            secrets=secrets_in(os.environ),
+        )
+    except OSError as error:
+        field = "DATA_DIR (--data-dir)" if settings.log_file is None else "LOG_FILE (--log-file)"
+        raise ConfigError(f"{field}: {path} is not writable: {error.strerror}") from None
 
 
-def writing_logs(level: str, path: Path | None = None) -> LogWriter:
+def writing_logs(level: str) -> LogWriter:
     """Like ``logging_for``, for a verb without settings."""
     from monitoring.logging import configure_logging, secrets_in
 
-    try:
-        return configure_logging(level, log_file=path, secrets=secrets_in(os.environ))
-    except OSError as error:
-        raise ConfigError(
-            f"DATA_DIR (--data-dir): {path} is not writable: {error.strerror}"
-        ) from None
+    return configure_logging(level, secrets=secrets_in(os.environ))

@@ -53,7 +53,11 @@ _TWO: tuple[tuple[Slot, ...], ...] = (
     ),
 )
 _THREE: tuple[tuple[Slot, ...], ...] = (
-    (Slot(market.charts, 7, 60, 0), Slot(market.horizons, 5, 7, 1)),
+    (
+        Slot(market.charts, 7, 60, 0),
+        Slot(market.horizons, 5, 7, 1),
+        Slot(market.watchlist, 3, 14, 2),
+    ),
     (Slot(market.book, 4, 7, 0), Slot(market.whales, 4, 60, 1)),
     (Slot(run.ai, 4, 16, 0), Slot(run.alerts, 3, 16, 1), Slot(run.events, 3, 60, 2)),
 )
@@ -87,9 +91,7 @@ def _side_by_side(
     others = len(slots) - 1
     widths += [(room - widths[0]) // others] * (others - 1)
     widths.append(room - sum(widths))
-    stacks = [
-        _column(scene, own, size, height) for own, size in zip(slots, widths, strict=True)
-    ]
+    stacks = [_column(scene, own, size, height) for own, size in zip(slots, widths, strict=True)]
     gutter = (_GUTTER, QUIET)
     found = []
     for row in zip(*stacks, strict=True):

@@ -25,6 +25,7 @@ from dashboard.wording import (
     price_text,
     ruled,
     signed,
+    signed_ratio,
     span_text,
     style_of,
 )
@@ -87,9 +88,7 @@ def _change(values: Sequence[float | None]) -> float | None:
     return known[-1] - known[0] if known else None
 
 
-def _bounds(
-    values: Sequence[float | None], words: Callable[[float], str]
-) -> tuple[str, str]:
+def _bounds(values: Sequence[float | None], words: Callable[[float], str]) -> tuple[str, str]:
     known = [value for value in values if value is not None]
     return (words(max(known)), words(min(known))) if known else ("", "")
 
@@ -104,10 +103,7 @@ def _scaled(rows: list[str], bounds: tuple[str, str], name: str, style: str) -> 
         labels[len(rows) // 2] = (name, style)
     elif len(rows) == 1:
         labels[0] = (name, style)
-    return [
-        line((row, style), " ", label)
-        for row, label in zip(rows, labels, strict=True)
-    ]
+    return [line((row, style), " ", label) for row, label in zip(rows, labels, strict=True)]
 
 
 def _time_labels(axis: Axis) -> Text:
@@ -156,12 +152,13 @@ def _pressure(row: FeatureRow, width: int) -> Text:
     """All resting notional of the snapshot, bids against asks."""
     bids, asks = row.depth_bid_quote or 0.0, row.depth_ask_quote or 0.0
     share = bids / (bids + asks) if bids + asks else 0.5
-    left, right = f"▲ bids {share:4.0%} {compact(bids)} ", f" {compact(asks)} {1 - share:.0%} asks ▼"
+    left, right = (
+        f"▲ bids {share:4.0%} {compact(bids)} ",
+        f" {compact(asks)} {1 - share:.0%} asks ▼",
+    )
     room = max(4, width - len(left) - len(right))
     filled = round(share * room)
-    return line(
-        (left, UP), ("█" * filled, UP), ("░" * (room - filled), DOWN), (right, DOWN)
-    )
+    return line((left, UP), ("█" * filled, UP), ("░" * (room - filled), DOWN), (right, DOWN))
 
 
 def _imbalances(row: FeatureRow) -> list[str | tuple[str, str]]:
@@ -172,8 +169,7 @@ def _imbalances(row: FeatureRow) -> list[str | tuple[str, str]]:
         (10, row.book_imbalance_10),
         (20, row.book_imbalance_20),
     ):
-        text = "–" if value is None else f"{arrow(value)}{value:+.2f}"
-        found += [(f"L{levels} ", QUIET), (text, style_of(value)), "  "]
+        found += [(f"L{levels} ", QUIET), signed_ratio(value), "  "]
     return found
 
 
@@ -197,7 +193,7 @@ def _wall(
     if price is None or size is None:
         return line((f"{side} wall  none", QUIET))
     sign = "▲" if side == "bid" else "▼"
-    age = "" if age_s is None else f"stands {span_text(age_s)}"
+    age = "" if age_s is None else f"stands {span_text(age_s)}" if age_s >= 1 else "new"
     return columns(
         [
             ((f"{sign} {side} wall", style), 10),
@@ -214,13 +210,12 @@ def _horizons(_: Scene, symbol: SymbolState, width: int, height: int) -> list[Te
     """Sums over several look-backs; a look-back that is not full yet says what it covers."""
     is_wide = width >= _FEWEST_WIDE
     names = [("", 9), ("price", -9), ("delta", -8), ("net quote", -9), ("trades", -7)]
-    wide_names = [("buy %", -6), ("volume", -8), ("whales Δ", -10)]
-    shown = [*names, *wide_names] if is_wide else [*names, ("whales Δ", -10)]
+    wide_names = [("buy %", -6), ("volume", -8), ("whales Δ", -14)]
+    shown = [*names, *wide_names] if is_wide else [*names, wide_names[-1]]
     head = columns([((text, QUIET), size) for text, size in shown])
     lines = [ruled("Windows", width, _quality(symbol)), head]
-    for seconds in HORIZONS_S[: max(0, height - 2)]:
-        lines.append(_horizon(symbol.bars, seconds, is_wide=is_wide))
-    return lines
+    shown_s = HORIZONS_S[: max(0, height - 2)]
+    return [*lines, *(_horizon(symbol.bars, seconds, is_wide=is_wide) for seconds in shown_s)]
 
 
 def _quality(symbol: SymbolState) -> str:
@@ -268,7 +263,7 @@ def _horizon(bars: tuple[Bar, ...], seconds: int, *, is_wide: bool) -> Text:
             (compact(sum(b.quote_volume for b in covered)), -8),
         ]
     text, style = signed(whales)
-    cells.append(((f"{text} ({whale_count})" if whale_count else "–", style), -10 - 4 * is_wide))
+    cells.append(((f"{text} ({whale_count})" if whale_count else "–", style), -14))
     return columns(cells)
 
 
@@ -285,9 +280,9 @@ def _whales(_: Scene, symbol: SymbolState, width: int, height: int) -> list[Text
                     ((clock(bar.end_ms), QUIET), 8),
                     ((f"{arrow(delta)} {side}", style_of(delta)), 6),
                     (signed(delta), -8),
-                    (f"@ {price_text(bar.vwap, symbol.price)}", 13),
+                    (f"@ {price_text(bar.vwap, symbol.price)}", 12),
                     (compact(abs(delta) * (bar.vwap or 0.0)), -7),
-                    (f"{bar.whale_count} print{'s' if bar.whale_count > 1 else ''}", 9),
+                    ((f"×{bar.whale_count}", QUIET), -4),
                 ]
             )
         )
@@ -300,3 +295,44 @@ charts: Panel = of_symbol(_charts, "Price and CVD")
 book: Panel = of_symbol(_book, "Book")
 horizons: Panel = of_symbol(_horizons, "Windows")
 whales: Panel = of_symbol(_whales, "Whale tape")
+
+
+def watchlist(scene: Scene, width: int, height: int) -> list[Text]:
+    """Every symbol's newest window; as many as fit, the chosen one always among them."""
+    symbols = list(scene.state.symbols.values())
+    chosen = scene.symbol
+    room = max(1, height - 2)
+    place = symbols.index(chosen) if chosen is not None else 0
+    first = max(0, min(place - room // 2, len(symbols) - room))
+    names = [("", 1), ("symbol", 12), ("price", -11), ("1 min", -9), ("delta", -8), ("CVD", -8)]
+    names += [("book", -7), ("whales", -7)] if width >= _FEWEST_WIDE else []
+    head = columns([((text, QUIET), size) for text, size in names])
+    shown = symbols[first : first + room]
+    rows = [
+        _watched(symbol, scene, [size for _, size in names], is_chosen=symbol is chosen)
+        for symbol in shown
+    ]
+    return [ruled("Symbols", width, f"{len(shown)} of {len(symbols)}"), head, *rows][:height]
+
+
+def _watched(symbol: SymbolState, scene: Scene, sizes: Sequence[int], *, is_chosen: bool) -> Text:
+    row, bar = symbol.row, symbol.bars[-1] if symbol.bars else None
+    is_stale = scene.is_stale(symbol)
+    moved = row.return_1m_bps if row else None
+    imbalance = row.book_imbalance if row else None
+    whales = bar.whale_buy - bar.whale_sell if bar and bar.whale_count else None
+    cells: list[str | tuple[str, str]] = [
+        ("▸" if is_chosen else " ", "bold"),
+        (symbol.symbol, "bold" if is_chosen else ""),
+        price_text(symbol.price, symbol.price),
+        percent(None if moved is None else moved / 1e4),
+        signed(bar.delta if bar else None),
+        signed(bar.cvd if bar else None),
+        signed_ratio(imbalance),
+        signed(whales),
+    ]
+    if is_stale:
+        words = [cell if isinstance(cell, str) else cell[0] for cell in cells]
+        age = age_text(symbol.seen_ns, scene.now_ns) if symbol.seen_ns else "–"
+        cells = [(text, QUIET) for text in [*words[:3], f"{age} old", *words[4:]]]
+    return columns(list(zip(cells, sizes, strict=False)))

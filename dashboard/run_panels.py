@@ -18,7 +18,6 @@ from dashboard.wording import (
     percent,
     price_text,
     ruled,
-    style_of,
 )
 from domain.events import Action, AnalysisUnavailable, ConnectionState, GapState, Signal
 
@@ -33,7 +32,7 @@ _BROKEN_LOOK = ("✗", "bold red")
 _ACTION_LOOK = {Action.BUY: ("▲", "bold green"), Action.SELL: ("▼", "bold red")}
 _SEVERITY_LOOK = {"info": ("·", QUIET), "warning": ("!", "yellow"), "error": ("✗", "red")}
 _BREAKER_LOOK = {"closed": ("✓", "green"), "half_open": ("?", "yellow"), "open": ("✗", "red")}
-_ALREADY_SHOWN = (" connection.state ", " gap.")  # as events of the bus
+_ALREADY_SHOWN = (" connection.state ", " gap.", " ai.unavailable ")  # as events of the bus
 _FEWEST_WIDE = 110
 _OLDEST_ANALYSIS_S = 60.0  # a shorter horizon does not make an answer old
 
@@ -77,13 +76,16 @@ def _title(scene: Scene, width: int) -> Text:
         if symbol.row is not None:
             age = age_text(symbol.seen_ns, scene.now_ns)
             left.append((f"  {'STALE ' if stale else ''}{age} old", "yellow" if stale else QUIET))
-        for name, ratio in _changes(symbol):
-            text, style = percent(ratio)
-            left.append((f"  {text} {name}", QUIET if stale else style))
     at = f"{clock(scene.now_ns // 1_000_000)} UTC"
     right: list[Span] = [(banner.mode, "magenta"), f"  {at}"]
     if banner.trouble:
         left.insert(0, (f"✗ {banner.trouble}  ", "bold red"))
+    room = width - line(*left).cell_len - line(*right).cell_len - 1
+    for name, ratio in [] if symbol is None else _changes(symbol):
+        text, style = percent(ratio)
+        change = f"  {text} {name}"
+        if (room := room - len(change)) >= 0:
+            left.append((change, QUIET if symbol and scene.is_stale(symbol) else style))
     return _ends(left, right, width)
 
 
@@ -153,13 +155,13 @@ def _figures(scene: Scene, *, is_wide: bool) -> Text:
     spans: list[Span] = []
     if rate is not None:
         spans.append(f"{rate:,.0f} msg/s")
-    words = "{} open {} repaired {} lost" if is_wide else "{}+{}-{}"
+    words = "{} open {} repaired {} lost" if is_wide else "{} open {} fixed {} lost"
     shown = words.format(len(state.open_gaps), counts.get(GapState.REPAIRED, 0), lost)
     spans.append((f"gaps {shown}", "red" if lost else "yellow" if state.open_gaps else ""))
     dropped = scene.number("bus.dropped_count") or 0
     spans.append((f"drops {dropped:,.0f}", "red" if dropped else old))
     if lag_ms is not None:
-        spans.append(f"closed +{lag_ms:,} ms")
+        spans.append(f"closed {lag_ms:+,} ms")
     for name, form in (
         ("validator.clock_offset_ms", "lag {:,.0f} ms"),
         ("rest.clock_offset_ms", "clock {:+,.0f} ms"),
@@ -167,8 +169,8 @@ def _figures(scene: Scene, *, is_wide: bool) -> Text:
     ):
         if (value := scene.number(name)) is not None:
             spans.append((form.format(value), old))
-    if scene.is_health_stale:
-        spans.append((f"{age_text(state.health_ns, scene.now_ns)} old", "yellow"))
+    if state.health is not None and scene.is_health_stale:
+        spans.append((f"{age_text(state.health.at_ns, scene.now_ns)} old", "yellow"))
     return line(*_joined(spans))
 
 
@@ -199,7 +201,9 @@ def foot(scene: Scene, width: int) -> Text:
     spans: list[Span] = []
     if (rows := scene.number("store.rows_written")) is not None:
         pending = scene.number("store.rows_pending") or 0
-        flushed = age_text(state.flushed_ns, scene.now_ns) + " ago" if state.flushed_ns else "none yet"
+        flushed = (
+            age_text(state.flushed_ns, scene.now_ns) + " ago" if state.flushed_ns else "none yet"
+        )
         spans.append((f"store {rows:,.0f} rows + {pending:,.0f} waiting, flush {flushed}", QUIET))
     if failed := scene.number("store.failed_flushes"):
         spans.append((f"✗ {failed:,.0f} flushes failed", "red"))
@@ -297,7 +301,9 @@ def _source(signal: Signal, scene: Scene) -> str:
     fallback = f" (fallback of {first})" if first != signal.source else ""
     cost = "" if signal.cost_usd is None else f" · ${signal.cost_usd:f}"
     model = f" {signal.model}" if signal.model else ""
-    return f"{signal.source}{model}{fallback} · {signal.latency_ms:,.0f} ms · {tokens:,} tokens{cost}"
+    return (
+        f"{signal.source}{model}{fallback} · {signal.latency_ms:,.0f} ms · {tokens:,} tokens{cost}"
+    )
 
 
 def _wrapped(text: str, width: int, most: int) -> list[str]:
@@ -316,7 +322,9 @@ def _rules(signal: Signal, width: int, most: int) -> list[Text]:
     """The baseline, beside whatever the models say."""
     mark, style = _ACTION_LOOK.get(signal.action, ("·", "bold"))
     begin = f"rules {mark} {signal.action.value} {signal.confidence:.0%}"
-    first, *rest = _wrapped(f"{begin} {clock(signal.window_end_ms)} {signal.rationale}", width, most)
+    first, *rest = _wrapped(
+        f"{begin} {clock(signal.window_end_ms)} {signal.rationale}", width, most
+    )
     return [
         line((first[: len(begin)], style), (first[len(begin) :], QUIET)),
         *(line((text, QUIET)) for text in rest),
@@ -360,14 +368,17 @@ def alerts(scene: Scene, width: int, height: int) -> list[Text]:
 
 
 def events(scene: Scene, width: int, height: int) -> list[Text]:
-    """Connections and gaps, and the log's other warnings and errors; newest last."""
+    """Connections and gaps, and the log's other warnings and errors; newest first of each."""
     room = max(1, height - 1)
     problems = [p for p in scene.problems if not any(name in p for name in _ALREADY_SHOWN)]
     shown = problems[-max(1, room // 2) :]
     own = scene.state.events[-(room - len(shown)) :] if room > len(shown) else ()
-    lines = [ruled("Events", width), *map(_log_line, own)]
-    lines += [line(("✗ " if " error " in p else "! ", "red"), (p, "yellow")) for p in shown]
-    return lines[:height]
+    lines = [ruled("Events", width)]
+    lines += [
+        line(("✗ " if " error " in text else "! ", "red"), (text, "yellow"))
+        for text in reversed(shown)
+    ]
+    return [*lines, *map(_log_line, reversed(own))][:height]
 
 
 def alerts_and_events(scene: Scene, width: int, height: int) -> list[Text]:
@@ -375,9 +386,13 @@ def alerts_and_events(scene: Scene, width: int, height: int) -> list[Text]:
     count = min(len(scene.state.alerts), max(1, (height - 1) // 2))
     newest = scene.state.alerts[len(scene.state.alerts) - count :]
     rest = events(scene, width, height - count)
-    return [ruled("Alerts and events", width), *map(_log_line, newest), *rest[1:]][:height]
+    return [ruled("Alerts and events", width), *map(_log_line, reversed(newest)), *rest[1:]][
+        :height
+    ]
 
 
 def _log_line(entry: LogLine) -> Text:
     mark, style = _SEVERITY_LOOK.get(entry.severity, _SEVERITY_LOOK["error"])
-    return line((f"{clock(entry.at_ns // 1_000_000)} ", QUIET), (f"{mark} ", style), (entry.text, style))
+    return line(
+        (f"{clock(entry.at_ns // 1_000_000)} ", QUIET), (f"{mark} ", style), (entry.text, style)
+    )

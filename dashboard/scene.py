@@ -105,7 +105,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
         if now is None:
             return False
         usual_s = _USUAL_HEALTH_S if before is None else (now.at_ns - before.at_ns) / 1e9
-        age_s = (self.now_ns - self.state.health_ns) / 1e9
+        age_s = (self.now_ns - now.at_ns) / 1e9
         return age_s > _STALE_WINDOWS * usual_s + _STALE_MARGIN_S
 
     def reading(self, name: str) -> float | int | str | None:

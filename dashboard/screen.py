@@ -19,6 +19,7 @@ from rich.color import ColorSystem
 from rich.console import Console
 from rich.text import Text
 
+from dashboard.keys import restore_keys
 from dashboard.layout import frame
 from dashboard.scene import Scene
 
@@ -148,13 +149,11 @@ class Painter:
         return "".join(coded)
 
 
-def is_drawing() -> bool:
-    """Whether a screen is in use: the terminal then needs ``leave_screen`` before an abrupt end."""
-    return any(thread.name == THREAD_NAME for thread in threading.enumerate())
-
-
-def leave_screen(descriptor: int = 1) -> None:
-    """Give the terminal its normal screen back, unless it takes nothing now. Never blocks."""
+def abandon_terminal(descriptor: int = 1) -> None:
+    """Give the terminal back before an abrupt end, if a screen is in use. Never blocks."""
+    restore_keys()
+    if not any(thread.name == THREAD_NAME for thread in threading.enumerate()):
+        return
     with contextlib.suppress(OSError, ValueError):
         if sys.platform == "win32" or select.select([], [descriptor], [], 0)[1]:
             os.write(descriptor, _LEAVE)

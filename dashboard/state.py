@@ -62,14 +62,14 @@ class Bar(msgspec.Struct, frozen=True, gc=False):
 
 
 class SymbolState(msgspec.Struct, frozen=True, kw_only=True):
-    """One symbol. ``_ns`` are the wall clock at which something was received."""
+    """One symbol. ``_ns`` are the bot's wall clock."""
 
     symbol: str
     bars: tuple[Bar, ...] = ()  # by time, newest last
     row: FeatureRow | None = None  # of the newest live window
     price: Decimal | None = None  # last trade, carried through silent windows
     lag_ms: int | None = None  # from the newest live window's end to its close
-    seen_ns: int = 0  # when that window was received
+    seen_ns: int = 0  # when that window closed
     rules: Signal | None = None
     analysis: Signal | None = None  # of a model
     analysis_ns: int = 0
@@ -96,7 +96,6 @@ class DashboardState(msgspec.Struct, frozen=True, kw_only=True):
     events: tuple[LogLine, ...] = ()  # connections and gaps, newest last
     health: HealthEvent | None = None
     health_before: HealthEvent | None = None
-    health_ns: int = 0  # when the last one was received
     flushed_ns: int = 0  # when the feature store's count of flushes last changed
     window_count: int = 0  # live
     incomplete_count: int = 0
@@ -107,13 +106,12 @@ class DashboardState(msgspec.Struct, frozen=True, kw_only=True):
     last_end_ms: int | None = None  # of the newest live window of all symbols
 
 
-def reduce(state: DashboardState, batch: Sequence[Envelope], now_ns: int) -> DashboardState:
+def reduce(state: DashboardState, batch: Sequence[Envelope]) -> DashboardState:
     """The state after a batch of events; the old one is not changed.
 
     Args:
         state: the state before.
         batch: events in the order they were published; other types of payload are ignored.
-        now_ns: wall clock.
     """
     by_type: dict[type, list[msgspec.Struct]] = {}
     for envelope in batch:
@@ -125,14 +123,14 @@ def reduce(state: DashboardState, batch: Sequence[Envelope], now_ns: int) -> Das
     rows, signals = of(FeaturesEvent), of(Signal)
     origins = [event.origin for event in rows]
     live = [event.row for event in rows if event.origin is Origin.LIVE]
-    symbols = _after_rows(state.symbols, rows, now_ns)
+    symbols = _after_rows(state.symbols, rows)
     symbols = _after_windows(symbols, of(WindowEvent))
-    symbols = _after_signals(symbols, signals, of(AnalysisUnavailable), now_ns)
+    symbols = _after_signals(symbols, signals, of(AnalysisUnavailable))
     gaps, connections = of(GapEvent), of(ConnectionEvent)
     open_gaps, gap_counts = _after_gaps(state, gaps)
     events = [*map(_connection_line, connections), *map(_gap_line, gaps)]
     return msgspec.structs.replace(
-        _after_health(state, of(HealthEvent), now_ns),
+        _after_health(state, of(HealthEvent)),
         symbols=symbols,
         sockets=_shown(state.sockets | {(c.route, c.socket_id): c for c in connections}),
         open_gaps=open_gaps,
@@ -153,7 +151,7 @@ def reduce(state: DashboardState, batch: Sequence[Envelope], now_ns: int) -> Das
 
 
 def _after_rows(
-    symbols: dict[str, SymbolState], events: Sequence[FeaturesEvent], now_ns: int
+    symbols: dict[str, SymbolState], events: Sequence[FeaturesEvent]
 ) -> dict[str, SymbolState]:
     """With the rows' bars; recovered and revised windows correct the past of the charts."""
     if not events:
@@ -169,7 +167,7 @@ def _after_rows(
         after = msgspec.structs.replace(before, bars=_merged(before.bars, own, kept))
         live = [event.row for event in own if event.origin is Origin.LIVE]
         if live:
-            after = msgspec.structs.replace(after, row=live[-1], seen_ns=now_ns)
+            after = msgspec.structs.replace(after, row=live[-1])
         found[symbol] = after
     return found
 
@@ -222,6 +220,7 @@ def _after_windows(
             before,
             price=before.price if close is None else close,
             lag_ms=event.closed_at_ns // 1_000_000 - end_ms,
+            seen_ns=event.closed_at_ns,
         )
     return found
 
@@ -230,7 +229,6 @@ def _after_signals(
     symbols: dict[str, SymbolState],
     signals: Sequence[Signal],
     missing: Sequence[AnalysisUnavailable],
-    now_ns: int,
 ) -> dict[str, SymbolState]:
     if not signals and not missing:
         return symbols
@@ -244,18 +242,24 @@ def _after_signals(
         if signal.source == "rules":
             update(signal.symbol, rules=signal)
         else:
-            update(signal.symbol, analysis=signal, analysis_ns=now_ns)
+            at_ns = _wall_ns(found.get(signal.symbol), signal.decided_at_ms)
+            update(signal.symbol, analysis=signal, analysis_ns=at_ns)
     for event in missing:
-        update(event.symbol, unavailable=event, unavailable_ns=now_ns)
+        at_ns = _wall_ns(found.get(event.symbol), event.window_end_ms)
+        update(event.symbol, unavailable=event, unavailable_ns=at_ns)
     return found
+
+
+def _wall_ns(symbol: SymbolState | None, market_ms: int) -> int:
+    """The bot's wall clock at a market time: a served recording's market may lie years back."""
+    lag_ms = symbol.lag_ms if symbol is not None else None
+    return (market_ms + (lag_ms or 0)) * 1_000_000
 
 
 # --- the run ------------------------------------------------------------------------------
 
 
-def _after_health(
-    state: DashboardState, events: Sequence[HealthEvent], now_ns: int
-) -> DashboardState:
+def _after_health(state: DashboardState, events: Sequence[HealthEvent]) -> DashboardState:
     for event in events:
         before = state.health
         flushes = event.values.get("store.flushes")
@@ -266,7 +270,6 @@ def _after_health(
             state,
             health=event,
             health_before=before,
-            health_ns=now_ns,
             flushed_ns=event.at_ns if has_flushed else state.flushed_ns,
         )
     return state

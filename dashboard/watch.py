@@ -116,7 +116,7 @@ async def _reduced(state: DashboardState, batch: Sequence[Envelope]) -> Dashboar
     for first in range(0, len(batch), _SLICE_EVENTS):
         if first:
             await asyncio.sleep(0)
-        state = reduce(state, batch[first : first + _SLICE_EVENTS], time.time_ns())
+        state = reduce(state, batch[first : first + _SLICE_EVENTS])
     return state
 
 

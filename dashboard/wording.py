@@ -44,7 +44,10 @@ def columns(cells: Iterable[tuple[Span, int]]) -> Text:
         if cell_len(text) > room:
             text = text[: max(0, room - 1)] + "…"
         blanks = " " * max(0, room - cell_len(text))
-        spans += [(text, style), blanks + " "] if width > 0 else [blanks, (text, style), " "]
+        between = " " if spans else ""
+        spans += (
+            [between, (text, style), blanks] if width > 0 else [between + blanks, (text, style)]
+        )
     return line(*spans)
 
 
@@ -84,6 +87,11 @@ def _digits(value: float, sign: str) -> str:
 def signed(value: float | None) -> tuple[str, str]:
     """``compact`` with sign and colour; a dash for what is unknown."""
     return ("–", QUIET) if value is None else (compact(value, signed=True), style_of(value))
+
+
+def signed_ratio(value: float | None) -> tuple[str, str]:
+    """Something between -1 and 1 with arrow, sign and colour."""
+    return ("–", QUIET) if value is None else (f"{arrow(value)}{value:+.2f}", style_of(value))
 
 
 def percent(ratio: float | None) -> tuple[str, str]:

@@ -145,13 +145,17 @@ class AnalysisUnavailable(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
-    """Something its owner should know."""
+    """Something its owner should know.
+
+    ``alert_id`` is unique where the alert engine fired it, empty where a part raised it itself.
+    """
 
     name: str
     severity: str  # info | warning | error
     symbol: str | None
     message: str
     at_ns: int
+    alert_id: str = ""
     schema_version: int = SCHEMA_VERSION
 
 

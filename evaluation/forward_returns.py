@@ -47,8 +47,8 @@ STATUS_TEXT: Final[Mapping[Status, str]] = {
 class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
     """Signals and what followed; one entry per signal. Floats of signals not scored are NaN.
 
-    ``entry_ms`` is the start of the entry window (0 where not scored), ``steps`` the horizon in
-    windows, ``return_bps`` the market's move (not the signal's gain), ``cost_bps`` of a round trip.
+    ``entry_ms`` is the start of the entry window and ``entry_end_ms`` its end (0 where not scored),
+    ``steps`` the horizon in windows, ``return_bps`` the market's move (not the signal's gain), ``cost_bps`` of a round trip.
     ``momentum``, ``cvd`` and ``rules`` are the directions of the baselines at the same moment.
     """
 
@@ -65,6 +65,7 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
     cost_usd: np.ndarray
     status: np.ndarray
     entry_ms: np.ndarray
+    entry_end_ms: np.ndarray
     horizon_ms: np.ndarray
     steps: np.ndarray
     return_bps: np.ndarray
@@ -82,6 +83,13 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
         if rows.dtype == np.bool_:
             rows = np.flatnonzero(rows)
         return type(self)(**{name: getattr(self, name)[rows] for name in self.__struct_fields__})
+
+    def replaced(self, rows: np.ndarray, by: Self) -> Self:
+        """With other outcomes at these indices."""
+        columns = {name: getattr(self, name).copy() for name in self.__struct_fields__}
+        for name, values in columns.items():
+            values[rows] = getattr(by, name)
+        return type(self)(**columns)
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -134,6 +142,7 @@ def outcomes_of(
     columns: dict[str, np.ndarray] = {
         "status": np.full(count, Status.NO_WINDOWS, dtype=np.int8),
         "entry_ms": np.zeros(count, dtype=np.int64),
+        "entry_end_ms": np.zeros(count, dtype=np.int64),
         "steps": np.zeros(count, dtype=np.int32),
         "return_bps": np.full(count, np.nan),
         "cost_bps": np.full(count, np.nan),
@@ -188,6 +197,7 @@ def _score_symbol(
     scored = rows[is_scored]
     entry, leave = timing.entry[is_scored], timing.exit[is_scored]
     columns["entry_ms"][scored] = prices.first_ms + entry * prices.window_ms
+    columns["entry_end_ms"][scored] = columns["entry_ms"][scored] + prices.window_ms
     columns["return_bps"][scored] = moved[is_scored]
     spread, is_known = _spreads(prices, entry, leave)
     columns["cost_bps"][scored] = 2.0 * fee_bps + spread

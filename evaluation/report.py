@@ -1,7 +1,8 @@
 """The report on past signals: every stored signal against what the market then did.
 
-Consumes the signal store and the feature store of one data folder, produces a ``Report``: plain data
-that serialises to JSON. Prices are streamed by day; signals take up to 500 bytes each at the peak.
+Consumes the signal store and the feature store of one data folder, and its ingested klines for long
+horizons, produces a ``Report``: plain data that serialises to JSON. Prices are streamed by day;
+signals take up to 500 bytes each at the peak.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from evaluation.forward_returns import (
     outcomes_of,
     steps_of,
 )
+from evaluation.kline_prices import KlinePrices
 from evaluation.prices import PriceDays, SymbolPrices
 from evaluation.reference import MarketSamples, Reference, pairs_of, reference_of
 from evaluation.scores import holm
@@ -44,6 +46,10 @@ HISTOGRAM_BINS: Final = 20
 _RULES: Final = "rules"
 _HOUR_MS: Final = 3_600_000
 REPORT_VERSION: Final = 1
+_LONG_S: Final = 3_600  # a horizon that bars measure well
+_BAR_STEPS: Final = (
+    700_000  # beyond a week of 1-second windows: a horizon in bars is a pair of its own
+)
 
 
 class ReportOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,15 +115,24 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build_report(
-    features: FeatureStore, signals: BufferedStore[Signal], options: ReportOptions
+    features: FeatureStore,
+    signals: BufferedStore[Signal],
+    options: ReportOptions,
+    klines: KlinePrices | None = None,
 ) -> Report:
     """Read, score and slice all signals that the options name. Blocks.
+
+    Args:
+        features: Windows and their prices.
+        signals: What was said.
+        options: What to report on.
+        klines: Prices of horizons from an hour on that the windows do not cover.
 
     Raises:
         StorageError: The system refused to read a file.
     """
     texts = Vocabularies()
-    found, samples, window_ms = _collect(features, signals, texts, options)
+    found, samples, window_ms = _collect(features, signals, texts, options, klines)
     empty = Report(
         generated_at_ms=time.time_ns() // 1_000_000, window_ms=window_ms, fee_bps=options.fee_bps
     )
@@ -128,7 +143,7 @@ def build_report(
     reference = reference_of(samples, keys, pair, scored.return_bps)
     decisions = Decisions(scored, pair)
     slices = _slices(decisions, reference, texts)
-    delay_ms = scored.entry_ms + (window_ms or 0) - scored.window_end_ms
+    delay_ms = scored.entry_end_ms - scored.window_end_ms
     return msgspec.structs.replace(
         empty,
         first_ms=int(found.window_end_ms.min()),
@@ -153,6 +168,7 @@ def _collect(
     signals: BufferedStore[Signal],
     texts: Vocabularies,
     options: ReportOptions,
+    klines: KlinePrices | None,
 ) -> tuple[Outcomes | None, MarketSamples, int | None]:
     prices = PriceDays(features, options.symbols)
     samples = MarketSamples(len(signals.partitioned.dates()))
@@ -171,12 +187,37 @@ def _collect(
             columns, by_symbol, fee_bps=options.fee_bps, rules_source=rules_source
         )
         _add_samples(samples, outcomes, by_symbol, day_ms)
+        if klines is not None:
+            outcomes = _with_bars(columns, outcomes, klines, samples, texts, options, day_ms)
         parts.append(outcomes)
     return (Outcomes.joined(parts) if parts else None), samples, prices.window_ms
 
 
+def _with_bars(
+    columns: SignalColumns,
+    outcomes: Outcomes,
+    klines: KlinePrices,
+    samples: MarketSamples,
+    texts: Vocabularies,
+    options: ReportOptions,
+    day_ms: int,
+) -> Outcomes:
+    """The outcomes with those of long horizons that only bars can score."""
+    is_open = (outcomes.status != Status.SCORED) & (outcomes.status != Status.BAD_HORIZON)
+    rows = np.flatnonzero(is_open & (columns.horizon_s >= _LONG_S))
+    some = columns.take(rows)
+    if not len(some):
+        return outcomes
+    prices = _prices_for(some, klines, texts)
+    again = outcomes_of(some, prices, fee_bps=options.fee_bps, rules_source=None)
+    _add_samples(samples, again, prices, day_ms, key_offset=_BAR_STEPS)
+    again = msgspec.structs.replace(again, steps=again.steps + _BAR_STEPS)
+    known = again.status != Status.NO_WINDOWS
+    return outcomes.replaced(rows[known], again.take(known))
+
+
 def _prices_for(
-    columns: SignalColumns, prices: PriceDays, texts: Vocabularies
+    columns: SignalColumns, prices: PriceDays | KlinePrices, texts: Vocabularies
 ) -> dict[int, SymbolPrices]:
     """Prices by symbol code from the longest look-back to the last exit the store has."""
     names = {texts.symbol.texts[code]: int(code) for code in np.unique(columns.symbol)}
@@ -192,7 +233,12 @@ def _prices_for(
 
 
 def _add_samples(
-    samples: MarketSamples, outcomes: Outcomes, prices: dict[int, SymbolPrices], day_ms: int
+    samples: MarketSamples,
+    outcomes: Outcomes,
+    prices: dict[int, SymbolPrices],
+    day_ms: int,
+    *,
+    key_offset: int = 0,
 ) -> None:
     scored = outcomes.status == Status.SCORED
     pairs = np.unique(np.stack([outcomes.symbol[scored], outcomes.steps[scored]], axis=1), axis=0)
@@ -200,7 +246,7 @@ def _add_samples(
         found = prices[symbol]
         stride = samples.stride(DAY_MS // found.window_ms, len(pairs))
         moves = market_returns(found, day_ms, day_ms + DAY_MS, steps, stride)
-        samples.add(symbol, steps, moves)
+        samples.add(symbol, steps + key_offset, moves)
 
 
 # --- slicing ---

@@ -6,7 +6,7 @@ Consumes the signal store, produces NumPy columns; texts become codes of a ``Voc
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgspec
 import numpy as np
@@ -49,6 +49,10 @@ class SignalColumns(msgspec.Struct, frozen=True, kw_only=True):
 
     def __len__(self) -> int:
         return len(self.symbol)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """Some of them, by index."""
+        return type(self)(**{name: getattr(self, name)[rows] for name in self.__struct_fields__})
 
 
 class Vocabulary:

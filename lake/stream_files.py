@@ -18,9 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from domain.errors import StorageError
 from domain.market import NO_VALUE
-from lake.atomic import StepHook, atomic_file, no_hook
+from lake.atomic import StepHook, no_hook, write_atomic
 from lake.columns import (
     fixed_array,
     index_array,
@@ -88,7 +87,7 @@ ROW_GROUP_ROWS: Final[Mapping[str, int]] = {"trades": 131_072, "depth": 16_384}
 _COMPRESSION_LEVEL: Final[Mapping[str, int]] = {"trades": 1, "depth": 3}
 """Trades are as small at level 1; depth is a tenth smaller at 3, for a third of its time."""
 _BLOCK_ROWS: Final = 4_096  # stay in the cache
-_BATCH_ROWS: Final = 16_384
+_BATCH_VALUES: Final = 131_072
 _DICTIONARY_BYTES: Final = 4 << 20
 """Prices and quantities repeat: as indices into a dictionary they take half of what doubles do."""
 
@@ -116,20 +115,19 @@ def trade_table(
             for all as they are.
     """
     columns = _columns_of(rows, order)
-    quantity_decimals = columns["quantity_decimals"]
     ex_rpi, event, received = (
         columns[name] for name in ("quantity_ex_rpi", "event_time_ms", "receive_time_ns")
     )
     arrays = [
         _names(columns["symbol_index"], symbols),
         _integers(columns["agg_trade_id"]),
-        _floats(_nearest(columns["price"], columns["price_decimals"])),
-        _floats(_nearest(columns["quantity"], quantity_decimals)),
+        _floats(columns["price"]),
+        _floats(columns["quantity"]),
         _integers(columns["first_trade_id"]),
         _integers(columns["last_trade_id"]),
         _integers(columns["transact_time_ms"]),
         mask_array(columns["is_buyer_maker"]),
-        _floats(_nearest(ex_rpi, quantity_decimals), ex_rpi != NO_VALUE),
+        _floats(ex_rpi, ex_rpi >= 0),
         _integers(event, event != NO_VALUE),
         _integers(received, received != NO_VALUE),
         _names(np.zeros(len(event), np.int32), [source]),
@@ -137,16 +135,32 @@ def trade_table(
     return pa.Table.from_arrays(arrays, schema=TRADE_SCHEMA)
 
 
+_DECIMALS_OF: Final = {
+    "price": "price_decimals",
+    "quantity": "quantity_decimals",
+    "quantity_ex_rpi": "quantity_decimals",
+}
+_COPIED: Final = (
+    *("symbol_index", "agg_trade_id", "first_trade_id", "last_trade_id", "transact_time_ms"),
+    *("is_buyer_maker", "event_time_ms", "receive_time_ns"),
+)
+
+
 def _columns_of(rows: np.ndarray, order: np.ndarray | None) -> dict[str, np.ndarray]:
-    """The fields of rows as arrays of their own; block by block, so that rows are read once."""
+    """Fields of rows as arrays of their own, prices and quantities as the nearest doubles.
+
+    Block by block: rows are fetched from memory once, not once per field. No value is negative.
+    """
     count = len(rows) if order is None else len(order)
-    names = rows.dtype.names or ()
-    columns = {name: np.empty(count, rows.dtype[name]) for name in names}
+    columns = {name: np.empty(count, rows.dtype[name]) for name in _COPIED}
+    columns |= {name: np.empty(count) for name in _DECIMALS_OF}
     for start in range(0, count, _BLOCK_ROWS):
         stop = start + _BLOCK_ROWS
         block = rows[start:stop] if order is None else rows[order[start:stop]]
-        for name, column in columns.items():
-            column[start:stop] = block[name]
+        for name in _COPIED:
+            columns[name][start:stop] = block[name]
+        for name, decimals in _DECIMALS_OF.items():
+            _nearest(block[name], block[decimals], out=columns[name][start:stop])
     return columns
 
 
@@ -192,14 +206,19 @@ def depth_table(
 
 
 def trade_order(rows: np.ndarray, symbols: Sequence[str]) -> np.ndarray:
-    """int64[n], the places of trade rows in the order of the files: cheaper than sorting the table."""
-    rank = np.empty(len(symbols), np.uint16)
-    rank[np.argsort(np.array(symbols))] = np.arange(len(symbols), dtype=np.uint16)
-    ranks = rank[rows["symbol_index"]]
-    order = np.argsort(ranks, kind="stable")  # a radix sort; ids nearly always rise already
-    if _is_sorted([ranks[order], rows["agg_trade_id"][order]]):
-        return order
-    return np.lexsort([rows["agg_trade_id"], ranks])
+    """int64[n], the places of trade rows by symbol, each symbol's as they came.
+
+    So ids nearly always rise already, and sorting the table (``sorted_table``) moves nothing.
+    """
+    ranks = _ranks(symbols)[rows["symbol_index"]]
+    return np.argsort(ranks, kind="stable")  # a radix sort
+
+
+def _ranks(names: Sequence[str]) -> np.ndarray:
+    """uint16[n], each name's place in the sorted list."""
+    ranks = np.empty(len(names), np.uint16)
+    ranks[np.argsort(np.array(names))] = np.arange(len(names), dtype=np.uint16)
+    return ranks
 
 
 def sorted_table(kind: Kind, table: pa.Table) -> pa.Table:
@@ -207,8 +226,10 @@ def sorted_table(kind: Kind, table: pa.Table) -> pa.Table:
     if table.num_rows < 2:
         return table
     codes, names = symbol_codes(table)
-    rank = np.argsort(np.argsort(np.array(names)))
-    keys = [rank[codes], *(numpy_of(table.column(name)) for name in _ORDER_IN_SYMBOL[kind])]
+    keys = [
+        _ranks(names)[codes],
+        *(numpy_of(table.column(name)) for name in _ORDER_IN_SYMBOL[kind]),
+    ]
     if _is_sorted(keys):
         return table
     return table.take(index_array(np.lexsort(keys[::-1])))
@@ -295,7 +316,7 @@ def open_stream_writer(handle: Any, kind: Kind, metadata: Mapping[str, str]) -> 
         dictionary_pagesize_limit=_DICTIONARY_BYTES,
         column_encoding={f.name: "DELTA_BINARY_PACKED" for f in schema if f.type == pa.int64()},
         write_statistics=["symbol", TIME_COLUMN, *_ORDER_IN_SYMBOL[kind]],  # what reads prune by
-        write_batch_size=_BATCH_ROWS,
+        write_batch_size=_BATCH_VALUES,
         write_page_checksum=True,
         store_schema=False,  # no Arrow types in the file: every reader sees plain strings
     )
@@ -312,17 +333,15 @@ def _write_new(
     metadata: Mapping[str, str],
     hook: StepHook,
 ) -> Path:
+    content = pa.BufferOutputStream()  # one write to the file, not one per page
+    with open_stream_writer(content, kind, metadata) as writer:
+        writer.write_table(table, row_group_size=ROW_GROUP_ROWS[kind])
+    encoded = memoryview(content.getvalue())
     for path in _names_for(folder, kind, start_ms):
         try:
-            with (
-                atomic_file(path, hook=hook) as handle,
-                open_stream_writer(handle, kind, metadata) as writer,
-            ):
-                writer.write_table(table, row_group_size=ROW_GROUP_ROWS[kind])
+            write_atomic(path, encoded, hook=hook)
         except FileExistsError:  # taken, perhaps by another process at this moment
             continue
-        except pa.ArrowException as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
         return path
     raise AssertionError("unreachable: names do not end")
 
@@ -369,13 +388,13 @@ _EXACT_BELOW: Final = 2**53
 """Doubles hold such integers exactly, and powers of ten up to 10**22: their quotient is nearest."""
 
 
-def _nearest(mantissa: np.ndarray, decimals: np.ndarray) -> np.ndarray:
-    """float64[n], the nearest doubles of ``mantissa / 10**decimals``."""
-    values: np.ndarray = mantissa / _POW10[decimals]
+def _nearest(mantissa: np.ndarray, decimals: np.ndarray, out: np.ndarray) -> None:
+    """Fill float64[n] with the nearest doubles of ``mantissa / 10**decimals``."""
+    is_uniform = bool((decimals == decimals[0]).all())
+    np.divide(mantissa, _POW10[decimals[0] if is_uniform else decimals], out=out)
     if mantissa.max(initial=0) >= _EXACT_BELOW:
         for place in np.flatnonzero(mantissa >= _EXACT_BELOW).tolist():
-            values[place] = int(mantissa[place]) / 10 ** int(decimals[place])
-    return values
+            out[place] = int(mantissa[place]) / 10 ** int(decimals[place])
 
 
 def _integers(values: np.ndarray, present: np.ndarray | None = None) -> pa.Array[Any]:

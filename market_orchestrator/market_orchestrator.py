@@ -49,6 +49,7 @@ from market_orchestrator.replay import MarketClock, Replay, symbols_in
 from market_orchestrator.route_watch import RouteWatch, RouteWatchSettings
 from market_orchestrator.storage import Storage, StorageSettings
 from market_orchestrator.windows import WindowSettings
+from monitoring.disk import DiskSettings, DiskWatch
 from rules_analyst import RulesAnalyst
 
 log = structlog.get_logger()
@@ -68,6 +69,10 @@ class EnhancedMarketBot:
         self.settings = settings
         self.bus = EventBus()
         self.parts: LiveParts | None = None  # while it runs
+
+    def read(self) -> dict[str, float | int | str | None]:
+        """Every part's statistics, ``part.name`` to value; empty while it is not running."""
+        return {} if self.parts is None else self.parts.read().values
 
     async def run(self) -> int:
         """Run until cancelled or for the asked-for duration.
@@ -171,6 +176,13 @@ class LiveParts:
         self.analyst = ai_analyst(
             settings, self.outputs, bus, is_healthy=lambda _: self._is_healthy()
         )
+        self.disk = DiskWatch(
+            paths.root,
+            # Rows that find no room wait in memory: a full disk stops the run only when too many do.
+            DiskSettings(warn_mib=settings.disk_warn_mib, stop_mib=0),
+            lambda _error: None,
+            monotonic=time.monotonic,
+        )
         self._work = asyncio.Event()  # something was closed or rejected
         self.flow.on_work = self._work.set
 
@@ -200,8 +212,9 @@ class LiveParts:
                 group.create_task(warming, name="warm-context")
                 if self.analyst is not None:
                     group.create_task(self.analyst.run(), name="ai-analyst")
-                heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self._read)
+                heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self.read)
                 group.create_task(heartbeat.run(), name="health")
+                group.create_task(self.disk.run(), name="disk-watch")
                 if self._settings.duration is not None:
                     group.create_task(_end_after(self._settings.duration), name="duration")
         except* _DurationOver:
@@ -276,7 +289,8 @@ class LiveParts:
         await self.storage.finish()
         log.info("run.stopped", **self.outputs.statistics())
 
-    def _read(self) -> HealthEvent:
+    def read(self) -> HealthEvent:
+        """Every part's statistics now."""
         parts = {
             "flow": self.flow.statistics(),
             "windows": self.flow.builder.statistics(),
@@ -293,6 +307,7 @@ class LiveParts:
             "storage": self.storage.statistics(),
             "rest": self._rest.statistics(),
             "bus": self._bus.statistics(),
+            "disk": self.disk.statistics(),
         }
         if self.analyst is not None:
             parts["ai"] = self.analyst.statistics()

@@ -115,6 +115,7 @@ class DiskWatch:
         free_mib = None if self._free_bytes is None else self._free_bytes // _MIB
         return {
             "free_mib": free_mib,
+            "free_bytes": self._free_bytes,
             "space": self._space.value,
             "failed_looks": self._failed_looks,
         }

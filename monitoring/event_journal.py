@@ -58,8 +58,13 @@ class EventJournal:
         while entries := await reader.next(_BATCH):
             self._lost += reader.missed.total()
             reader.missed.clear()
-            while not await asyncio.to_thread(self._append, entries):
-                await asyncio.sleep(_RETRY_S)
+            await self._append_in_the_end(entries)
+
+    async def _append_in_the_end(self, entries: list[Entry]) -> None:
+        while True:
+            if await asyncio.to_thread(self._append, entries):
+                return
+            await asyncio.sleep(_RETRY_S)
 
     def _append(self, entries: list[Entry]) -> bool:
         try:
@@ -84,13 +89,14 @@ def _append_whole(path: Path, lines: bytes) -> None:
     """All of it or, where the disk refuses, nothing."""
     with path.open("ab", buffering=0) as file:
         size = file.tell()
+        written = 0
         try:
             written = file.write(lines)
+        finally:
             if written != len(lines):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        except OSError:
-            file.truncate(size)
-            raise
+                file.truncate(size)
+    if written != len(lines):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _entries(path: Path) -> list[Entry]:

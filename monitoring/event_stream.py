@@ -240,6 +240,11 @@ class Reader:
         """Whether ``take`` has something to look at."""
         return any(ring.end > self._next[topic] for topic, ring in self._rings.items())
 
+    @property
+    def behind(self) -> int:
+        """Kept entries of any symbol that it has not come to."""
+        return sum(ring.end - max(self._next[t], ring.first) for t, ring in self._rings.items())
+
     def take(self, limit: int) -> list[Entry]:
         """The next entries in order, at most ``limit``; ``sequence`` is how far it came."""
         found: list[Entry] = []

@@ -8,6 +8,7 @@ off what is kept; it is then told how many events it missed. One that takes noth
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 import msgspec
 import structlog
@@ -134,7 +135,7 @@ class EventsSocket:
             {"notice": "hello", "sequence": self._stream.last_sequence, "topics": asked.topics},
         )
         if reader.uncounted:
-            missed: object = {topic: None for topic in reader.uncounted}
+            missed = dict.fromkeys(reader.uncounted)
             await self._send(socket, {"notice": "missed", "events": missed, "reason": "not_kept"})
         while entries := await reader.next(_BATCH):
             await self._tell(socket, reader)
@@ -148,16 +149,15 @@ class EventsSocket:
         """Tell a client what it was too slow for."""
         if reader.missed:
             self._counts["missed"] += reader.missed.total()
-            notice = {"notice": "missed", "events": dict(reader.missed), "reason": "too_slow"}
+            missed = dict(reader.missed)
             reader.missed.clear()
-            await self._send(socket, notice)
+            await self._send(socket, {"notice": "missed", "events": missed, "reason": "too_slow"})
         if reader.conflated:
             self._counts["conflated"] += reader.conflated
-            notice = {"notice": "conflated", "events": reader.conflated}
-            reader.conflated = 0
-            await self._send(socket, notice)
+            conflated, reader.conflated = reader.conflated, 0
+            await self._send(socket, {"notice": "conflated", "events": conflated})
 
-    async def _send(self, socket: web.WebSocketResponse, notice: dict[str, object]) -> None:
+    async def _send(self, socket: web.WebSocketResponse, notice: Mapping[str, object]) -> None:
         await self._send_text(socket, msgspec.json.encode(notice))
 
     async def _send_text(self, socket: web.WebSocketResponse, frame: bytes) -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import hmac
 import ipaddress
+import secrets
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -72,23 +72,28 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def check_address(settings: HttpSettings) -> None:
+    """Refuse to be reached by others without a token.
+
+    Raises:
+        ConfigError: It has none.
+    """
+    if not is_loopback(settings.host) and not settings.token:
+        raise ConfigError(
+            f"HTTP_TOKEN: must be set to serve at {settings.host}, which others can reach "
+            "(or set HTTP_HOST to 127.0.0.1, HTTP_PORT to off)"
+        )
+
+
 class HttpServer:
     """``run`` serves until cancelled.
 
     Args:
         settings: See ``HttpSettings``.
         pages: What is served.
-
-    Raises:
-        ConfigError: An address beyond this machine without a token.
     """
 
     def __init__(self, settings: HttpSettings, pages: Pages) -> None:
-        if not is_loopback(settings.host) and not settings.token:
-            raise ConfigError(
-                f"HTTP_TOKEN: must be set to serve at {settings.host}, which others can reach "
-                "(or set HTTP_HOST to 127.0.0.1, HTTP_PORT to off)"
-            )
         self._settings = settings
         self._pages = pages
         self.url: str | None = None  # while it listens
@@ -176,7 +181,7 @@ class HttpServer:
         if request.path in _OPEN_PATHS:
             return None
         given = request.headers.get("Authorization", "").encode()
-        if hmac.compare_digest(given, f"Bearer {token}".encode()):
+        if secrets.compare_digest(given, f"Bearer {token}".encode()):
             return None
         return web.json_response(
             {"error": "needs Authorization: Bearer HTTP_TOKEN"},

@@ -138,6 +138,8 @@ def configure_logging(
     level: str,
     *,
     log_file: Path | None = None,
+    file_bytes: int = FILE_BYTES,
+    files_kept: int = FILES_KEPT,
     secrets: frozenset[str] = frozenset(),
     stream: TextIO | None = None,
 ) -> LogWriter:
@@ -145,7 +147,9 @@ def configure_logging(
 
     Args:
         level: DEBUG, INFO, WARNING or ERROR; less severe events cost next to nothing.
-        log_file: rotated at 10 MiB, three old ones kept; its folder is created.
+        log_file: its folder is created.
+        file_bytes: size at which it is rotated.
+        files_kept: old ones kept, as ``NAME.1``, ``NAME.2``, …
         secrets: texts that must never appear.
         stream: stands in for stderr.
 
@@ -157,7 +161,7 @@ def configure_logging(
     """
     logging.raiseExceptions = False  # a closed terminal must not print tracebacks
     target = stream or sys.stderr
-    writer = LogWriter(_handler(log_file, target), secrets)
+    writer = LogWriter(_handler(log_file, target, file_bytes, files_kept), secrets)
     on_terminal = log_file is None and target.isatty()
     structlog.configure(
         processors=[
@@ -183,12 +187,14 @@ def level_of(name: str) -> int:
     return logging.getLevelNamesMapping()[name]
 
 
-def _handler(log_file: Path | None, stream: TextIO) -> logging.Handler:
+def _handler(
+    log_file: Path | None, stream: TextIO, file_bytes: int, files_kept: int
+) -> logging.Handler:
     if log_file is None:
         return logging.StreamHandler(stream)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     return logging.handlers.RotatingFileHandler(
-        log_file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8"
+        log_file, maxBytes=file_bytes, backupCount=files_kept, encoding="utf-8"
     )
 
 

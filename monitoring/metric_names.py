@@ -44,7 +44,6 @@ def _metric(
 
 
 _MS = 0.001
-_MIB = 1_048_576.0
 
 METRICS: tuple[Metric, ...] = (
     # --- feed ---
@@ -181,7 +180,7 @@ METRICS: tuple[Metric, ...] = (
         "Windows to recover after a restart, and done.",
         r"recovery\.windows_(?P<state>done|wanted)",
     ),
-    _metric("disk_free_bytes", "Free space below the data folder.", r"disk\.free_mib", scale=_MIB),
+    _metric("disk_free_bytes", "Free space below the data folder.", r"disk\.free_bytes"),
     # --- REST ---
     _metric("rest_requests_total", "REST requests sent.", r"rest\.requests"),
     _metric(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -21,10 +22,8 @@ from prometheus_client.registry import Collector
 from domain.events import Alert, ConnectionEvent, GapEvent, Signal, WindowEvent
 from domain.flow import Origin
 from event_bus import Envelope
-from monitoring.health import Report, State
+from monitoring.health import Readings, Report, State
 from monitoring.metric_names import METRICS, PREFIX
-
-type Readings = Mapping[str, float | int | str | None]
 
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 _DELAY_BUCKETS = (0.05, 0.1, 0.25, 0.3, 0.4, 0.5, 0.75, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
@@ -47,14 +46,14 @@ class _Statistics(Collector):
         for key, value in self._read().items():
             if value is None:
                 continue
-            for index, labels in self._metrics_of(key):
+            for index, groups in self._metrics_of(key):
                 metric = METRICS[index]
                 if metric.state_label is not None:
-                    labels, number = (*labels, str(value)), 1.0
+                    labels, number = (*groups, str(value)), 1.0
                 elif isinstance(value, str):
                     continue
                 else:
-                    number = float(value) * metric.scale
+                    labels, number = groups, float(value) * metric.scale
                 if (index, labels) in seen:  # two patterns' alternatives in one process
                     continue
                 seen.add((index, labels))
@@ -90,10 +89,9 @@ class Metrics:
     def __init__(
         self, read: Callable[[], Readings], *, version: str, labels: Mapping[str, str]
     ) -> None:
+        disable_created_metrics()  # a gauge beside each counter, which nobody asks for
         self.registry = CollectorRegistry()
-        self._offset_ms: Callable[[], float | None] = lambda: _number(
-            read().get("validator.clock_offset_ms")
-        )
+        self.clock_offset_ms: float | None = None  # receipt minus the exchange's time, once known
         for standard in (ProcessCollector, PlatformCollector, GCCollector):
             standard(registry=self.registry)
         self.registry.register(_Statistics(read))
@@ -165,9 +163,8 @@ class Metrics:
         complete = "true" if metrics.complete else "false"
         self._windows.labels(event.origin.value, complete).inc()
         self._window_end.set(metrics.window_end_ms / 1_000)
-        offset_ms = self._offset_ms() if event.origin is Origin.LIVE else None
-        if offset_ms is not None:
-            delay_ms = event.closed_at_ns / 1e6 - metrics.window_end_ms - offset_ms
+        if event.origin is Origin.LIVE and self.clock_offset_ms is not None:
+            delay_ms = event.closed_at_ns / 1e6 - metrics.window_end_ms - self.clock_offset_ms
             self._delay.observe(max(delay_ms / 1_000, 0.0))
 
     def _on_signal(self, signal: Signal) -> None:
@@ -205,7 +202,3 @@ class Metrics:
         self, name: str, about: str, labels: tuple[str, ...], buckets: tuple[float, ...]
     ) -> Histogram:
         return Histogram(PREFIX + name, about, labels, buckets=buckets, registry=self.registry)
-
-
-def _number(value: float | str | None) -> float | None:
-    return None if value is None or isinstance(value, str) else float(value)

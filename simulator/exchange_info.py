@@ -6,6 +6,7 @@ https://developers.binance.com/docs/derivatives/usds-margined-futures/market-dat
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from decimal import Decimal
 
 import msgspec
@@ -25,10 +26,19 @@ def split_symbol(symbol: str) -> tuple[str, str]:
     return symbol, "USDT"
 
 
-def exchange_info(specs: list[SymbolSpec], now_ms: int, market: Market, limit: int) -> str:
+def exchange_info(
+    specs: list[SymbolSpec],
+    now_ms: int,
+    market: Market,
+    limit: int,
+    halted: Collection[str] = (),
+) -> str:
     """The reply of ``exchangeInfo`` for these symbols."""
     weight = {"rateLimitType": "REQUEST_WEIGHT", "interval": "MINUTE", "intervalNum": 1}
     rows = [_spot_symbol(spec) if market is Market.SPOT else _um_symbol(spec) for spec in specs]
+    for row in rows:
+        if row["symbol"] in halted:
+            row["status"] = "BREAK" if market is Market.SPOT else "SETTLING"
     reply: dict[str, object] = {
         "timezone": "UTC",
         "serverTime": now_ms,

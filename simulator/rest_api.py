@@ -194,7 +194,8 @@ class RestApi:
         listed = [self._symbol(query)] if "symbol" in query else self._source.symbols
         specs = [self._source.spec(symbol) for symbol in listed]
         market = self._settings.market
-        return exchange_info(specs, self._clock.now_ms(), market, self._meter.limit)
+        halted = self._settings.halted
+        return exchange_info(specs, self._clock.now_ms(), market, self._meter.limit, halted)
 
     async def _agg_trades(self, query: dict[str, str]) -> str:
         symbol = self._symbol(query)

@@ -48,6 +48,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         max_inbound_per_s: Client messages per second; None: 10 (um), 5 (spot). One more cuts it.
         client_buffer_bytes: Unsent bytes after which a slow client is closed.
         kline_history_days: How far back klines of the synthetic market reach.
+        halted: Symbols whose market is closed, as exchangeInfo tells.
         candles: What REST serves as klines; None: candles of the market's own trades.
         api_keys: API keys that signed calls accept, each with its secret.
         archive: What the archive holds; None: the trades of the market itself.
@@ -77,6 +78,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_inbound_per_s: int | None = None
     client_buffer_bytes: int = 16 * 1024 * 1024
     kline_history_days: int = 3
+    halted: tuple[str, ...] = ()
     candles: CandleTable | None = None
     api_keys: Mapping[str, str] = msgspec.field(
         default_factory=lambda: {"simulated-key": "simulated-secret"}

@@ -56,13 +56,17 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
-        "market_orchestrator.analyst",
+        *("market_orchestrator.analyst", "monitoring.disk"),
     },
     "market_orchestrator.analyst": {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
     },
     "dashboard": {"domain", "event_bus"},
-    "monitoring": {"domain", "binance_api", "lake", "market_orchestrator.connection", "ai"},
+    "monitoring": {
+        *("domain", "binance_api", "lake", "market_orchestrator.connection", "ai", "event_bus"),
+    },
+    "monitoring.disk": {"domain"},
+    "event_broker": {"domain", "lake", "monitoring"},
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake", "ai"),
@@ -73,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
-        *("evaluation", "feature_store"),
+        *("evaluation", "feature_store", "event_bus", "event_broker"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
         *("collectors.historical", "collectors.repair_once"),
         *("market_orchestrator.market_orchestrator", "market_orchestrator.analyst"),
@@ -82,7 +86,12 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # Library → where it may be imported; "type" marks imports that only the type checker sees.
 HOMES: dict[str, tuple[str, ...]] = {
-    "aiohttp": ("binance_api.http_session", "simulator"),
+    "aiohttp": (
+        *("binance_api.http_session", "dashboard.attach", "simulator"),
+        *("monitoring.http_server", "monitoring.events_socket"),
+    ),
+    "nats": ("event_broker",),
+    "prometheus_client": ("monitoring.metrics",),
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
     "hmac": ("binance_api.signing",),
@@ -144,7 +153,7 @@ def test_package_files_are_empty(repository: Path) -> None:
 
 def test_running_the_bot_loads_neither_polars_nor_pandas(repository: Path) -> None:
     code = (
-        "import sys, main, command_line.run, config, dashboard.plain, monitoring.logging, simulator.cli;"
+        "import sys, main, command_line.run, config, dashboard.watch, monitoring.logging, simulator.cli;"
         "import market_orchestrator.market_orchestrator;"
         "print(sorted({'pandas', 'polars', 'duckdb', 'torch'} & set(sys.modules)))"
     )

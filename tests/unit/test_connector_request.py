@@ -39,7 +39,7 @@ def request(
         "20240719T000000Z",
         "2024-W29-5",
         dt.date(2024, 7, 19),
-        dt.datetime(2024, 7, 19),
+        dt.datetime(2024, 7, 19),  # noqa: DTZ001 - naive on purpose
         dt.datetime(2024, 7, 19, tzinfo=dt.UTC),
         dt.datetime(2024, 7, 19, 2, tzinfo=dt.timezone(dt.timedelta(hours=2))),
         pd.Timestamp("2024-07-19"),

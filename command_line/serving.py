@@ -1,0 +1,134 @@
+"""Puts metrics, health, events and the event broker beside the work of a long-running verb."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from domain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from config import Settings
+    from event_bus import EventBus
+    from monitoring.event_stream import EventStream
+    from monitoring.http_server import HttpSettings
+    from monitoring.logging import LogWriter
+    from monitoring.health import Readings
+    from monitoring.serving import MonitoringSettings, Publisher
+
+SERVING = ("http_host", "http_port")
+"""Flags of every verb that serves."""
+
+
+def monitoring(
+    settings: Settings,
+    verb: str,
+    read: Callable[[], Readings],
+    *,
+    writer: LogWriter,
+    bus: EventBus | None = None,
+    progress: Callable[[Readings], int] | None = None,
+) -> Coroutine[Any, Any, None]:
+    """What runs beside the work, to be given to ``beside``.
+
+    Args:
+        settings: HTTP_*, EVENTS_KEEP, EVENT_BROKER*.
+        verb: The verb's name, a label of its metrics.
+        read: Statistics of all parts, flat; empty while starting.
+        writer: Of the log.
+        bus: The verb's events, if it has any.
+        progress: Grows while the work gets on; default: frames received.
+
+    Raises:
+        ConfigError: An address beyond this machine without a token, or a broker without its package.
+    """
+    from monitoring.serving import Sources, frames_received, serve_monitoring
+
+    sources = Sources(
+        read=read,
+        progress=frames_received if progress is None else progress,
+        bus=bus,
+        others={"log": writer},
+        broker=None if bus is None else _broker(settings),
+    )
+    return serve_monitoring(_settings(settings, verb), sources)
+
+
+async def beside(work: Coroutine[Any, Any, int], *companions: Coroutine[Any, Any, None]) -> int:
+    """Run the work, and its companions for as long as it runs."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(companion) for companion in companions]
+        try:
+            return await work
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+def _settings(settings: Settings, verb: str) -> MonitoringSettings:
+    from monitoring.health import HealthSettings
+    from monitoring.serving import MonitoringSettings
+
+    labels: Mapping[str, str] = {
+        "verb": verb,
+        "market": settings.market.value,
+        "source": settings.source.partition(":")[0],
+        "shard": settings.shard or "1/1",
+    }
+    return MonitoringSettings(
+        http=_http(settings),
+        health=HealthSettings(
+            disk_warn_mib=settings.disk_warn_mib, disk_stop_mib=settings.disk_stop_mib
+        ),
+        events_folder=settings.paths.root / "events",
+        events_keep=settings.events_keep,
+        version=version(),
+        labels=labels,
+    )
+
+
+def _http(settings: Settings) -> HttpSettings | None:
+    from monitoring.http_server import HttpSettings, check_address
+
+    if settings.http_port is None:
+        return None
+    token = settings.http_token
+    http = HttpSettings(
+        host=settings.http_host,
+        port=settings.http_port,
+        token=None if token is None else token.get_secret_value() or None,
+    )
+    check_address(http)
+    return http
+
+
+def _broker(settings: Settings) -> Callable[[EventStream], Publisher] | None:
+    url = settings.event_broker
+    if url is None:
+        return None
+    try:
+        from event_broker import BrokerSettings, EventBroker
+    except ModuleNotFoundError as error:
+        if error.name != "nats":
+            raise
+        raise ConfigError("EVENT_BROKER: needs the package nats-py; run make setup") from None
+    token = settings.event_broker_token
+    chosen = BrokerSettings(
+        url=url,
+        market=settings.market.value,
+        token=None if token is None else token.get_secret_value(),
+    )
+    position = settings.paths.root / "events" / "broker.json"
+    return lambda stream: EventBroker(chosen, stream, position)
+
+
+def version() -> str:
+    """The program's version, from its project file."""
+    try:
+        content = (Path(__file__).resolve().parents[1] / "pyproject.toml").read_bytes()
+    except OSError:
+        return "unknown"
+    return str(tomllib.loads(content.decode())["project"]["version"])
