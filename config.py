@@ -327,6 +327,10 @@ class Settings(BaseSettings):
     headless: bool = Field(
         default=False, description="no terminal view; one summary line a minute in the log"
     )
+    record: bool = Field(
+        default=False,
+        description="a run also records the frames it analyses, as the verb record does",
+    )
     data_dir: Path | None = Field(
         None,
         description="root of all files; unset: data-demo, data-replay/NAME or data, by source",

@@ -17,7 +17,7 @@ import msgspec
 from alerts.conditions import Memory, Reading, Value, Verdict, judge_all
 from alerts.notification import AlertItem, AlertState, Notification, NotificationKind
 from alerts.readings import spread_out
-from alerts.rules import Rule, RuleBook
+from alerts.rules import MOMENTARY, Rule, RuleBook
 from alerts.silences import Silence
 from domain.events import Alert
 
@@ -25,7 +25,6 @@ MAX_ITEMS: Final = 50  # listed in one notification; the others are counted
 MAX_INSTANCES: Final = 5_000
 ASLEEP_MS: Final = 30_000
 """Ticks come every second; after so long without one the machine slept, and silence proves nothing."""
-_MOMENTARY: Final = {"alert", "analysis_unavailable"}  # nothing is ever said about their end
 _PLACE = re.compile(r"\{([\w.*]+)(?::([^{}]*))?\}")
 
 
@@ -286,7 +285,7 @@ class Engine:
             elif holds_still and now_ms - instance.since_ms >= rule.for_s * 1_000:
                 self._fire(instance, now_ms)  # nothing else was said, so it lasts
             return
-        is_past = rule.on in _MOMENTARY and now_ms - instance.judged_ms >= rule.keep_s * 1_000
+        is_past = rule.on in MOMENTARY and now_ms - instance.judged_ms >= rule.keep_s * 1_000
         if is_past or is_forgotten:
             del self.state.instances[key]
             self.has_changed = True
@@ -294,8 +293,11 @@ class Engine:
             if not self._is_muted(instance, now_ms):
                 self._announce(instance, now_ms)
         elif rule.repeat_s and now_ms - instance.told_ms >= rule.repeat_s * 1_000:
-            if not self._is_muted(instance, now_ms):
-                self._tell(instance, AlertState.REPEATED, now_ms)
+            self._repeat(instance, now_ms)
+
+    def _repeat(self, instance: Instance, now_ms: int) -> None:
+        if not self._is_muted(instance, now_ms):
+            self._tell(instance, AlertState.REPEATED, now_ms)
 
     def _flush(self, group: Group, now_ms: int) -> list[Notification]:
         """Send what waits; what was muted meanwhile is told when it is no longer."""

@@ -13,12 +13,14 @@ from typing import Any, Final, Literal
 import msgspec
 
 from domain.errors import ConfigError
-from domain.events import AnalysisUnavailable, ConnectionEvent, GapEvent, Signal
 from domain.events import Alert as AlertEvent
+from domain.events import AnalysisUnavailable, ConnectionEvent, GapEvent, Signal
 from domain.features import FeatureRow
 
 DEFAULT_RULES: Final = Path(__file__).with_name("default_rules.toml")
 SEVERITIES: Final = ("info", "warning", "error")
+MOMENTARY: Final = frozenset({"alert", "analysis_unavailable"})
+"""Kinds of events of which nothing is ever said about their end; the event itself is enough."""
 
 type Severity = Literal["info", "warning", "error"]
 type Kind = Literal[
@@ -244,7 +246,7 @@ def _placed(error: str, merged: dict[str, Any]) -> str:
 def _problem(rule: Rule) -> str | None:
     if rule.absent_s and (rule.when or rule.on != "features"):
         return "absent_s goes with on = 'features' and without when"
-    if not rule.absent_s and not rule.when and rule.on != "alert":
+    if not rule.absent_s and not rule.when and rule.on not in MOMENTARY:
         return "when has no condition"
     negative = [n for n in ("for_s", "keep_s", "repeat_s", "absent_s") if getattr(rule, n) < 0]
     if negative:

@@ -125,6 +125,7 @@ class AlertService:
         self._saving = asyncio.Lock()
         self._durable: set[str] = set()  # keys of notifications that are in the file
         self._wake = {channel.name: asyncio.Event() for channel in self._channels}
+        self._progress = asyncio.Event()  # a channel took something
         self._is_stale = False  # the file lacks something of the outbox or the router
         self._failed_saves = self._failed_sends = self._overflows = 0
         self._silences_problem = ""
@@ -140,7 +141,7 @@ class AlertService:
             ConfigError: a channel cannot work as it is set.
         """
         async with contextlib.AsyncExitStack() as stack:
-            stack.callback(lambda: self._subscription.close())
+            stack.callback(self._leave_bus)
             for channel in self._channels:
                 await stack.enter_async_context(channel)
             first = await self._next_batch()
@@ -240,6 +241,7 @@ class AlertService:
                 failures = 0
                 self._outbox.done(entry)
             self._is_stale = True
+            self._progress.set()
             await self._save()
 
     async def _finish(self) -> None:
@@ -248,11 +250,16 @@ class AlertService:
         await self._save()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                while self._outbox.entries():
-                    await asyncio.sleep(0.02)
+                await self._all_told()
         await self._save()
         if left := len(self._outbox.entries()):
             log.warning("alerts.not_delivered_yet", count=left, advice="the next run goes on")
+
+    async def _all_told(self) -> None:
+        """Wait until every channel has taken what waits for it."""
+        while any(self._outbox.head(channel.name) for channel in self._channels):
+            self._progress.clear()
+            await self._progress.wait()
 
     # --- state ---
 
@@ -330,6 +337,9 @@ class AlertService:
 
     def _subscribe(self) -> Subscription:
         return self._bus.subscribe(_TOPICS, policy=Fail(QUEUE_EVENTS), name="alerts")
+
+    def _leave_bus(self) -> None:
+        self._subscription.close()  # whichever it is by then
 
     def _log_failure(self, channel: str, error: str, failures: int, wait_s: float) -> None:
         if failures in {1, 5} or failures % 100 == 0:

@@ -240,18 +240,17 @@ def measure(frames: Frames, rows: int, runs: int) -> dict[str, Any]:
 
 
 def depth_columns(rows: Rows) -> dict[str, Any]:
-    """What ``depth_table`` takes, in arrival order."""
-    levels = read_levels([top.payload for top in rows.tops], Market.UM)
+    """What ``depth_table`` takes, in the order of the files, in which a flush reads the levels."""
+    tops = sorted(rows.tops, key=lambda top: (top.symbol, top.transact_time_ms))
+    levels = read_levels([top.payload for top in tops], Market.UM)
     integers = (
         *("event_time_ms", "transact_time_ms", "receive_time_ns"),
         *("first_update_id", "final_update_id", "prev_final_update_id"),
     )
     return {
-        "symbol_index": np.array([_INDEX[top.symbol] for top in rows.tops], np.int32),
+        "symbol_index": np.array([_INDEX[top.symbol] for top in tops], np.int32),
         "symbols": _SYMBOLS,
-        **{
-            name: np.array([getattr(top, name) for top in rows.tops], np.int64) for name in integers
-        },
+        **{name: np.array([getattr(top, name) for top in tops], np.int64) for name in integers},
         "bids": levels.bids,
         "asks": levels.asks,
     }

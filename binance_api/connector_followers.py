@@ -29,6 +29,7 @@ log = structlog.get_logger()
 type Columns = dict[str, np.ndarray]
 
 _OVERDUE_MS: Final = 2_000  # after a candle's end, before REST is asked for it
+_LATE_MS: Final = 1_000  # a trade reaches its candle at most this late
 _SETTLE_S: Final = 0.3  # a missing trade may be on its way over another socket
 _SOCKETS: Final = 4  # remembered
 
@@ -124,6 +125,8 @@ class BarFollower:
     async def catch_up(self, stop_ms: int | None = None) -> list[Columns]:
         """Closed candles that REST has from where we stand, of those that open before a time."""
         now_ms = await self._history.now_ms()
+        if stop_ms is None:  # nobody said that the newest has closed: its last trades may be late
+            now_ms -= _LATE_MS
         start_ms, end_ms = self.next_key or 0, now_ms if stop_ms is None else stop_ms
         columns = await self._history.bars_between(
             self._symbol, self._interval, start_ms, end_ms, now_ms

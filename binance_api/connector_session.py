@@ -7,6 +7,7 @@ caller's own event loop, if it has one (a notebook), is never touched. ``close``
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 _CHECK_S: Final = 30.0  # for the first contact, waits and retries included
 _WAIT_S: Final = 0.2  # between two looks at a result: Ctrl-C is heard everywhere meanwhile
 _JOIN_S: Final = 5.0
+_WORKERS: Final = 4  # for names to be resolved and large replies to be decoded
 
 
 class ConnectionClosed(OrderFlowError):
@@ -108,12 +110,16 @@ class BinanceConnection:
             self._thread.join(_JOIN_S)
 
     def _live(self) -> None:
-        with asyncio.Runner() as runner:
-            runner.run(self._main())
+        loop = asyncio.new_event_loop()  # a Runner starts a thread when it ends: see ``_Workers``
+        try:
+            loop.run_until_complete(self._main())
+            loop.run_until_complete(loop.shutdown_asyncgens())
+        finally:
+            loop.close()
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_DaemonThreads())
+        loop.set_default_executor(_Workers(_WORKERS))
         self._stop = asyncio.Event()
         async with self.rest:
             self._opened.set_result(loop)
@@ -125,24 +131,43 @@ class BinanceConnection:
                 await asyncio.wait(tasks, timeout=_JOIN_S)
 
 
-class _DaemonThreads(ThreadPoolExecutor):
-    """A thread per call. The library's pools refuse work once the main thread has ended, but a
-    stream goes on after that, and needs names resolved to reconnect.
+class _Workers(ThreadPoolExecutor):
+    """A few threads, started at once and never refusing work.
+
+    The library's own pool takes none once the main thread has ended, and no thread can be started
+    then either; but a stream goes on after that, and needs names resolved to reconnect.
     """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(max_workers=1)  # it starts no thread of its own before ``submit``
+        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._count = count
+        for _ in range(count):
+            threading.Thread(target=self._work, name="binance-worker", daemon=True).start()
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
 
-        def work() -> None:
+        def call() -> None:
             if not future.set_running_or_notify_cancel():
                 return
             try:
                 future.set_result(fn(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - as the library's own pools do
+            except BaseException as error:  # noqa: BLE001 - as the library's own pool does
                 future.set_exception(error)
 
-        threading.Thread(target=work, name="binance-call", daemon=True).start()
+        self._calls.put(call)
         return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
+        """End the threads after what is waiting; they are waited for by nobody."""
+        for _ in range(self._count):
+            self._calls.put(None)
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def _work(self) -> None:
+        while (call := self._calls.get()) is not None:
+            call()
 
 
 def connect_to_binance(config: Mapping[str, Any] | None = None) -> BinanceConnection:

@@ -164,8 +164,12 @@ class RecordRun:
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Those of the parts, as ``part.name``."""
-        parts = {"connection": self.manager, "rest": self._rest, "disk": self._watch}
-        own = {f"{name}.{k}": v for name, part in parts.items() for k, v in part.statistics().items()}
+        parts = {
+            "connection": self.manager.statistics(),
+            "rest": self._rest.statistics(),
+            "disk": self._watch.statistics(),
+        }
+        own = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
         return {**self.recording.statistics(), **own}
 
     def _ask_to_stop(self, error: StorageError) -> None:

@@ -13,7 +13,6 @@ from domain.errors import ConfigError
 
 if TYPE_CHECKING:
     from collectors.recorder_run import RecordRun, RecordSettings
-    from collectors.recording import RecordingSettings
     from config import Settings
 
 OPTIONS = ("symbols", "market", "source", "duration", "data_dir")
@@ -45,10 +44,10 @@ def _run(given: dict[str, Any]) -> int:
 
 async def _record(settings: Settings, started: Callable[[RecordRun], None]) -> int:
     from binance_api.rest import RestClient, RestSettings
-    from binance_api.vision import VisionClient
     from collectors.recorder_run import RecordRun
     from collectors.recording import open_folder
     from market_orchestrator.market_orchestrator import budget, hosts
+    from market_orchestrator.recording import archive_client
 
     async with contextlib.AsyncExitStack() as stack:
         ws_url, rest_url = await hosts(settings, stack)
@@ -63,13 +62,7 @@ async def _record(settings: Settings, started: Callable[[RecordRun], None]) -> i
                 )
             )
         )
-        # The demo's exchange serves the archive as well.
-        vision_url = rest_url if settings.source == "demo" else settings.binance_vision_url
-        archive = await stack.enter_async_context(
-            VisionClient(
-                RestSettings(market=settings.market, base_url=vision_url, request_timeout_s=30.0)
-            )
-        )
+        archive = await stack.enter_async_context(archive_client(settings, rest_url))
         run = RecordRun(_run_settings(settings, ws_url), settings.paths, rest, archive)
         started(run)
         return await run.run()
@@ -78,6 +71,7 @@ async def _record(settings: Settings, started: Callable[[RecordRun], None]) -> i
 def _run_settings(settings: Settings, ws_url: str) -> RecordSettings:
     from collectors.recorder_run import RecordSettings
     from market_orchestrator.market_orchestrator import connection_settings
+    from market_orchestrator.recording import recording_settings
     from monitoring.disk import DiskSettings
 
     return RecordSettings(
@@ -85,23 +79,6 @@ def _run_settings(settings: Settings, ws_url: str) -> RecordSettings:
         connection=connection_settings(settings, ws_url),
         disk=DiskSettings(warn_mib=settings.disk_warn_mib, stop_mib=settings.disk_stop_mib),
         duration_s=settings.duration,
-    )
-
-
-def recording_settings(settings: Settings) -> RecordingSettings:
-    """The settings of the recorder and of what keeps its lake whole."""
-    from collectors.recorder import RecorderSettings
-    from collectors.recording import RecordingSettings
-
-    return RecordingSettings(
-        recorder=RecorderSettings(
-            symbols=settings.symbols,
-            market=settings.market,
-            flush_interval_s=settings.stream_flush_interval_seconds,
-            flush_max_items=settings.stream_flush_max_items,
-            flush_max_bytes=settings.stream_flush_max_bytes,
-            journal_sync_s=settings.stream_journal_sync_ms / 1_000,
-        )
     )
 
 

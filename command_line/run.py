@@ -11,7 +11,7 @@ from command_line.serving import beside, monitoring
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 from domain.errors import ConfigError
 
-RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "data_dir")
+RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "record", "data_dir")
 
 
 def _add_arguments(parser: Parser) -> None:
@@ -44,6 +44,7 @@ VERB = Verb(
     examples=(
         "python main.py run --source demo --duration 60",
         "python main.py run --symbols BTCUSDT,ETHUSDT --data-dir data",
+        "python main.py run --record --symbols BTCUSDT,ETHUSDT",
         "python main.py run --market spot --symbols SOLUSDT --headless",
         "python main.py run --source replay:recordings/day.ndjson.gz",
     ),

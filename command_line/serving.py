@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from config import Settings
     from event_bus import EventBus
     from monitoring.event_stream import EventStream
+    from monitoring.health import Readings
     from monitoring.http_server import HttpSettings
     from monitoring.logging import LogWriter
-    from monitoring.health import Readings
     from monitoring.serving import MonitoringSettings, Publisher
 
 SERVING = ("http_host", "http_port")

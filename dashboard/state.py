@@ -128,7 +128,7 @@ def reduce(state: DashboardState, batch: Sequence[Envelope]) -> DashboardState:
     symbols = _after_signals(symbols, signals, of(AnalysisUnavailable))
     gaps, connections = of(GapEvent), of(ConnectionEvent)
     open_gaps, gap_counts = _after_gaps(state, gaps)
-    events = [*map(_connection_line, connections), *map(_gap_line, gaps)]
+    events = [line for envelope in batch if (line := _event_line(envelope.payload)) is not None]
     return msgspec.structs.replace(
         _after_health(state, of(HealthEvent)),
         symbols=symbols,
@@ -136,7 +136,7 @@ def reduce(state: DashboardState, batch: Sequence[Envelope]) -> DashboardState:
         open_gaps=open_gaps,
         gap_counts=gap_counts,
         alerts=_newest(state.alerts, map(_alert_line, of(Alert))),
-        events=_newest(state.events, sorted(events, key=lambda line: line.at_ns)),
+        events=_newest(state.events, events),
         window_count=state.window_count + len(live),
         incomplete_count=state.incomplete_count + sum(not row.complete for row in live),
         recovered_count=state.recovered_count + origins.count(Origin.RECOVERED),
@@ -310,6 +310,12 @@ def _newest(lines: tuple[LogLine, ...], more: Iterable[LogLine]) -> tuple[LogLin
 def _alert_line(alert: Alert) -> LogLine:
     symbol = f"{alert.symbol} " if alert.symbol else ""
     return LogLine(alert.at_ns, alert.severity, f"{symbol}{alert.message}")
+
+
+def _event_line(payload: msgspec.Struct) -> LogLine | None:
+    if isinstance(payload, ConnectionEvent):
+        return _connection_line(payload)
+    return _gap_line(payload) if isinstance(payload, GapEvent) else None
 
 
 def _connection_line(event: ConnectionEvent) -> LogLine:

@@ -87,6 +87,7 @@ class DataIngestion:
         start: When = None,
         end: When = None,
         *,
+        days: float | None = None,
         symbols: Sequence[str] | None = None,
         on_progress: Progress = _no_progress,
     ) -> IntervalReport:
@@ -97,6 +98,7 @@ class DataIngestion:
             start: UTC ms, ISO text or a datetime, without a zone UTC; ``None``: a week before the
                 end.
             end: The same, exclusive; ``None`` or later than now means now, by the exchange's clock.
+            days: Instead of ``start``: so many days before the end.
             symbols: In any case; ``None``: the settings'.
             on_progress: Told batches done and batches in all.
 
@@ -107,7 +109,7 @@ class DataIngestion:
             StorageError: The disk refused.
         """
         reports = await self.ingest(
-            [interval], start, end, symbols=symbols, on_progress=on_progress
+            [interval], start, end, days=days, symbols=symbols, on_progress=on_progress
         )
         return reports[0]
 
@@ -126,9 +128,7 @@ class DataIngestion:
 
         Args:
             intervals: Such as ``15m``.
-            start, end: As in ``ingest_timeframe``.
-            days: Instead of ``start``: so many days before the end.
-            symbols: As in ``ingest_timeframe``.
+            start, end, days, symbols: As in ``ingest_timeframe``.
             ask_again: Also for candles the exchange did not have the last time.
             on_progress: As in ``ingest_timeframe``.
         """

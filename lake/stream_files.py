@@ -86,6 +86,7 @@ ROW_GROUP_ROWS: Final[Mapping[str, int]] = {"trades": 131_072, "depth": 16_384}
 
 _COMPRESSION_LEVEL: Final[Mapping[str, int]] = {"trades": 1, "depth": 3}
 """Trades are as small at level 1; depth is a tenth smaller at 3, for a third of its time."""
+_MAX_EDGES: Final = 2_048
 _BLOCK_ROWS: Final = 4_096  # stay in the cache
 _BATCH_VALUES: Final = 131_072
 _DICTIONARY_BYTES: Final = 4 << 20
@@ -294,7 +295,17 @@ def by_date(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield date_of(first * DAY_MS), table
         return
     for day in np.unique(times // DAY_MS).tolist():
-        yield date_of(day * DAY_MS), table.filter(mask_array(times // DAY_MS == day))
+        yield date_of(day * DAY_MS), _rows_where(table, times // DAY_MS == day)
+
+
+def _rows_where(table: pa.Table, keep: np.ndarray) -> pa.Table:
+    """The rows kept; where they lie in few stretches (files are sorted), without a copy."""
+    edges = np.flatnonzero(np.diff(keep, prepend=False, append=False))
+    if len(edges) > _MAX_EDGES:
+        return table.filter(mask_array(keep))
+    stretches = zip(edges[0::2].tolist(), edges[1::2].tolist(), strict=True)
+    parts = [table.slice(first, stop - first) for first, stop in stretches]
+    return pa.concat_tables(parts) if parts else table.slice(0, 0)
 
 
 def open_stream_writer(handle: Any, kind: Kind, metadata: Mapping[str, str]) -> pq.ParquetWriter:
@@ -502,9 +513,4 @@ def _selected(table: pa.Table, rows: RowRange) -> pa.Table:
             masks.append(np.array([name in rows.symbols for name in names], np.bool_)[codes])
     if not masks:
         return table
-    keep = np.logical_and.reduce(masks)
-    wanted = int(np.count_nonzero(keep))
-    first = int(keep.argmax()) if wanted else 0
-    if bool(keep[first : first + wanted].all()):  # sorted as it is, nearly always
-        return table.slice(first, wanted)
-    return table.filter(mask_array(keep))
+    return _rows_where(table, np.logical_and.reduce(masks))

@@ -22,6 +22,7 @@ from binance_api.endpoints import Route, StreamKind, stream_name
 from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient, RestSettings
 from binance_api.weight_budget import WeightBudgetSettings
+from collectors.recording import Recording
 from config import DEMO_SEED, Settings
 from domain.errors import ConfigError, SourceError, StorageError
 from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
@@ -44,6 +45,7 @@ from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.outputs import Outputs
+from market_orchestrator.recording import open_recording
 from market_orchestrator.recovery import Recovery, RecoverySettings
 from market_orchestrator.replay import MarketClock, Replay, symbols_in
 from market_orchestrator.route_watch import RouteWatch, RouteWatchSettings
@@ -97,7 +99,12 @@ class EnhancedMarketBot:
                         )
                     )
                 )
-                self.parts = LiveParts(settings, paths, rest, ws_url, self.bus)
+                recording = (
+                    await open_recording(settings, rest, rest_url, stack)
+                    if settings.record
+                    else None
+                )
+                self.parts = LiveParts(settings, paths, rest, ws_url, self.bus, recording)
                 return await self.parts.run()
         finally:
             self.parts = None
@@ -108,9 +115,16 @@ class LiveParts:
     """The parts of one live run and how they are wired."""
 
     def __init__(
-        self, settings: Settings, paths: LakePaths, rest: RestClient, ws_url: str, bus: EventBus
+        self,
+        settings: Settings,
+        paths: LakePaths,
+        rest: RestClient,
+        ws_url: str,
+        bus: EventBus,
+        recording: Recording | None = None,
     ) -> None:
         self._settings = settings
+        self.recording = recording
         self._rest = rest
         self._bus = bus
         self.flow = MarketFlow(
@@ -200,8 +214,12 @@ class LiveParts:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # frames make many short-lived objects
+        if self.recording is not None:
+            await self.recording.open()
         try:
             async with asyncio.TaskGroup() as group:
+                if self.recording is not None:
+                    group.create_task(self.recording.run(), name="recording")
                 group.create_task(self.manager.run(), name="connection")
                 group.create_task(self.watch.run(), name="route-watch")
                 group.create_task(self.repairer.run(), name="gap-repair")
@@ -227,11 +245,15 @@ class LiveParts:
         """A socket changed its state (``ConnectionListener``)."""
         self._bus.publish(Topic.CONNECTION, event)
         self.watch.on_connection(event)
+        if self.recording is not None:
+            self.recording.on_connection(event)
 
     def _is_healthy(self) -> bool:
         return self.manager.is_healthy(Route.TRADES) and self.manager.is_healthy(Route.DEPTH)
 
     def _on_frames(self, batch: FrameBatch) -> set[str]:
+        if self.recording is not None:
+            self.recording.on_frames(batch)
         return self.flow.on_frames(
             batch.route, batch.socket_id, batch.payloads, batch.receive_time_ns
         )
@@ -285,6 +307,8 @@ class LiveParts:
             gc.unfreeze()
 
     async def _finish(self) -> None:
+        if self.recording is not None:
+            await self.recording.finish()
         await analyse_windows(self.flow, self.outputs, self.storage)
         await self.storage.finish()
         log.info("run.stopped", **self.outputs.statistics())
@@ -309,6 +333,8 @@ class LiveParts:
             "bus": self._bus.statistics(),
             "disk": self.disk.statistics(),
         }
+        if self.recording is not None:
+            parts["recording"] = self.recording.statistics()
         if self.analyst is not None:
             parts["ai"] = self.analyst.statistics()
         values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}

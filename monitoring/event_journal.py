@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from domain.events import Topic
-from monitoring.event_stream import Entry, EventStream
+from monitoring.event_stream import Entry, Reader
 
 log = structlog.get_logger()
 
@@ -52,9 +52,11 @@ class EventJournal:
         self._lines = len(current)
         return before + current
 
-    async def run(self, stream: EventStream) -> None:
-        """Write until the stream ends. A disk that refuses is tried again; what falls off is counted."""
-        reader = stream.reader(REMEMBERED)
+    async def run(self, reader: Reader) -> None:
+        """Write what a reader of ``REMEMBERED`` gets, until the stream ends.
+
+        A disk that refuses is tried again; what falls off meanwhile is counted.
+        """
         while entries := await reader.next(_BATCH):
             self._lost += reader.missed.total()
             reader.missed.clear()

@@ -95,7 +95,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     _metric("feed_outages_total", "Times that no trade socket was up.", r"route\.outages"),
     # --- validation, gaps ---
-    _metric("trades_total", "Trades taken in.", r"validator\.trades"),
+    _metric("trades_total", "Trades taken in.", r"(?:validator|recorder)\.trades"),
     _metric(
         "frames_rejected_total",
         "Frames that could not be read or were contradictory.",
@@ -170,7 +170,7 @@ METRICS: tuple[Metric, ...] = (
         "recorder_rows_waiting", "Recorded frames not yet in Parquet.", r"recorder\.rows_waiting"
     ),
     _metric(
-        "recorder_rows_written_total", "Recorded rows in Parquet files.", r"recorder\.files_rows"
+        "recorder_rows_written_total", "Recorded rows in Parquet files.", r"recorder\.files_(?P<kind>trades|depth)"
     ),
     _metric(
         "recorder_flushes_total", "Times that recorded frames were written.", r"recorder\.flushes"

@@ -10,8 +10,14 @@ import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
-from prometheus_client import disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    disable_created_metrics,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.gc_collector import GCCollector
@@ -89,7 +95,8 @@ class Metrics:
     def __init__(
         self, read: Callable[[], Readings], *, version: str, labels: Mapping[str, str]
     ) -> None:
-        disable_created_metrics()  # a gauge beside each counter, which nobody asks for
+        # A gauge beside each counter, which nobody asks for.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.clock_offset_ms: float | None = None  # receipt minus the exchange's time, once known
         for standard in (ProcessCollector, PlatformCollector, GCCollector):

@@ -28,6 +28,7 @@ from event_bus import Envelope
 
 T0 = 1_721_347_200_000  # 2024-07-19 00:00:00 UTC, ms
 WINDOW_MS = 5_000
+_REQUIRED = tuple(f.name for f in msgspec.structs.fields(FeatureRow) if f.required)
 
 
 def window(end_ms: int = T0, symbol: str = "BTCUSDT", close: str = "64123.40") -> WindowEvent:
@@ -70,9 +71,7 @@ def window(end_ms: int = T0, symbol: str = "BTCUSDT", close: str = "64123.40") -
 def features(
     end_ms: int = T0, symbol: str = "BTCUSDT", *, origin: Origin = Origin.LIVE, **changes: Any
 ) -> FeaturesEvent:
-    values: dict[str, Any] = {
-        f.name: 0.0 for f in msgspec.structs.fields(FeatureRow) if f.required
-    }
+    values: dict[str, Any] = dict.fromkeys(_REQUIRED, 0.0)
     values |= {
         "symbol": symbol,
         "window_start_ms": end_ms - WINDOW_MS,

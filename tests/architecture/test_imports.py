@@ -57,6 +57,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
         *("market_orchestrator.analyst", "monitoring.disk"),
+        *("market_orchestrator.recording", "collectors.recording"),
+    },
+    "market_orchestrator.recording": {
+        *("domain", "binance_api", "config", "collectors", "collectors.recording"),
     },
     "market_orchestrator.analyst": {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),

@@ -128,7 +128,7 @@ def test_a_stream_with_a_start_date_delivers_what_happened_since_first() -> None
 @pytest.mark.parametrize("data_type", ["ohlcv", "tick"])
 def test_where_sockets_are_blocked_polling_delivers_the_same(data_type: str) -> None:
     frames = Frames()
-    with simulated(start_ms=BEGIN_MS, speed=SPEED) as exchange, capture_logs() as lines:
+    with simulated(start_ms=BEGIN_MS, speed=60.0) as exchange, capture_logs() as lines:
         with streaming(exchange, frames=frames, ws_url=REFUSED) as conn:
             conn.collect("BTCUSDT", "1m", data_type=data_type, poll_interval_s=0.2)
             found = frames.wait_rows(3)
