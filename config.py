@@ -187,6 +187,24 @@ def _check_source(source: str) -> str:
     return source
 
 
+ALERT_CHANNELS = ("console", "file", "webhook", "apprise")
+
+
+def _check_channels(names: tuple[str, ...]) -> tuple[str, ...]:
+    if any(name not in ALERT_CHANNELS for name in names):
+        raise ValueError(f"must be names among {', '.join(ALERT_CHANNELS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def _check_webhook(url: SecretStr | None) -> SecretStr | None:
+    if url is None or not url.get_secret_value():
+        return None
+    parts = urlsplit(url.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must look like https://host/path")
+    return url
+
+
 class _Threshold(msgspec.Struct, frozen=True):
     """One number of a part's own settings, and the variable that sets it."""
 
@@ -563,6 +581,28 @@ class Settings(BaseSettings):
     )
     log_file_mib: int = Field(10, ge=1, le=10_000, description="size at which the file is rotated")
     log_files_keep: int = Field(3, ge=1, le=1_000, description="old log files kept")
+
+    # --- alerts ---
+    alert_rules: Path | None = Field(
+        None, description="TOML file with rules of your own, worked into the shipped ones"
+    )
+    alert_channels: Annotated[
+        tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_channels)
+    ] = Field(
+        ALERT_CHANNELS,
+        description="where alerts go, of what is set up; empty: only on the event bus",
+    )
+    alert_webhook_url: Annotated[SecretStr | None, AfterValidator(_check_webhook)] = Field(
+        None, description="gets every notification as a signed POST; a variable only"
+    )
+    alert_webhook_secret: SecretStr | None = Field(
+        None, description="signs them (standardwebhooks.com, v1); a variable only"
+    )
+    alert_urls: SecretStr | None = Field(
+        None,
+        description="addresses of apprise (Telegram, Slack, Discord, e-mail …), blanks between two; "
+        "a variable only",
+    )
 
     # --- klines ---
     ingest_long_intervals: Literal["close", "quarter"] = Field(

@@ -45,6 +45,7 @@ VERBS = {
     "audit": "is what is stored whole? a certificate for every hour",
     "repair": "fill the recorder's holes from REST and the archive, once",
     "prune": "delete days older than you want to keep; --dry-run says what would go",
+    "alerts": "test the channels, list rules and alerts, silence some",
     "doctor": "check Python, settings, disk, clock and the exchange; say what to do",
 }
 _OVERVIEW = """\

@@ -149,7 +149,7 @@ class WebhookChannel:
     ) -> None:
         self.name = name
         self._url = url
-        self._secret = secret
+        self._secret = None if secret is None else _secret_bytes(secret)
         self._timeout_s = timeout_s
         self._wall_s = wall_s
         self._session: aiohttp.ClientSession | None = None
@@ -197,7 +197,7 @@ def webhook_body(notification: Notification) -> bytes:
 
 
 def webhook_headers(
-    key: str, body: bytes, secret: str | None, timestamp_s: int
+    key: str, body: bytes, secret: bytes | None, timestamp_s: int
 ) -> Mapping[str, str]:
     """The headers of one attempt; see https://www.standardwebhooks.com (version 1)."""
     headers = {
@@ -208,7 +208,7 @@ def webhook_headers(
     }
     if secret is not None:
         signed = f"{key}.{timestamp_s}.".encode() + body
-        digest = hmac.new(_secret_bytes(secret), signed, hashlib.sha256).digest()
+        digest = hmac.new(secret, signed, hashlib.sha256).digest()
         headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
     return headers
 
@@ -251,9 +251,17 @@ class AppriseChannel:
 
 
 class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Which channels there are. Addresses and secrets are shown nowhere."""
+    """Which channels there are. Addresses and secrets are shown nowhere.
 
-    names: tuple[str, ...] = ("console", "file")
+    Attributes:
+        names: console, file, webhook, apprise: those that are used where they are set up.
+        folder: of the file channel.
+        webhook_url: http(s) address.
+        webhook_secret: signs what is posted.
+        urls: apprise's addresses, a channel each.
+    """
+
+    names: tuple[str, ...] = ("console", "file", "webhook", "apprise")
     folder: Path
     webhook_url: str | None = None
     webhook_secret: str | None = None
@@ -264,15 +272,20 @@ class ChannelSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make_channels(settings: ChannelSettings) -> list[Channel]:
-    """The named channels; a webhook and apprise's addresses belong to them where they are set."""
+    """Everything that is named and set up.
+
+    Raises:
+        ConfigError: an address or secret cannot be used, or apprise is not installed.
+    """
     found: list[Channel] = []
     if "console" in settings.names:
         found.append(ConsoleChannel())
     if "file" in settings.names:
         found.append(FileChannel(settings.folder))
-    if settings.webhook_url is not None:
+    if "webhook" in settings.names and settings.webhook_url is not None:
         found.append(WebhookChannel(settings.webhook_url, settings.webhook_secret))
-    found += [AppriseChannel(u, f"apprise-{n}") for n, u in enumerate(settings.urls, start=1)]
+    if "apprise" in settings.names:
+        found += [AppriseChannel(u, f"apprise-{n}") for n, u in enumerate(settings.urls, start=1)]
     return found
 
 

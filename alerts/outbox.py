@@ -17,7 +17,6 @@ from alerts.notification import Notification
 MAX_WAITING: Final = 2_000
 """Per channel: at 30 notifications an hour almost three days."""
 GIVE_UP_MS: Final = 3 * 86_400_000
-FIRST_RETRY_S: Final = 1.0
 LONGEST_RETRY_S: Final = 300.0
 
 
@@ -90,7 +89,7 @@ class Outbox:
         return {**waiting, **self.counts}
 
 
-def retry_s(failures: int, random: Callable[[], float]) -> float:
+def retry_s(failures: int, first_s: float, random: Callable[[], float]) -> float:
     """How long to wait after so many failures in a row: doubling, capped, half of it jitter."""
-    longest = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures - 1, 16))
+    longest = min(LONGEST_RETRY_S, first_s * 2.0 ** min(failures - 1, 32))
     return longest * (0.5 + 0.5 * random())

@@ -37,6 +37,7 @@ log = structlog.get_logger()
 STATE_FILE: Final = "state.json"
 STATE_VERSION: Final = 1
 TICK_S: Final = 1.0
+MEMORY_SAVE_MS: Final = 60_000
 CLOSE_TIMEOUT_S: Final = 3.0  # for what is due when the run ends; the rest waits for the next one
 QUEUE_EVENTS: Final = 65_536  # one repair can revise a day of windows (17,280 of 5 s) at once
 _SLICE_EVENTS: Final = 50
@@ -78,6 +79,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True):
         window_s: length of a window.
         budget: of each AI provider, per day.
         tick_s: how often time is looked at.
+        retry_s: wait after a channel's first failure; doubles with every further one.
     """
 
     folder: Path
@@ -85,6 +87,7 @@ class AlertSettings(msgspec.Struct, frozen=True, kw_only=True):
     window_s: float
     budget: AnalystBudget = AnalystBudget()
     tick_s: float = TICK_S
+    retry_s: float = 1.0
 
 
 class AlertService:
@@ -127,6 +130,7 @@ class AlertService:
         self._wake = {channel.name: asyncio.Event() for channel in self._channels}
         self._progress = asyncio.Event()  # a channel took something
         self._is_stale = False  # the file lacks something of the outbox or the router
+        self._saved_ms = 0
         self._failed_saves = self._failed_sends = self._overflows = 0
         self._silences_problem = ""
         # From construction on, so that nothing of the start is missed.
@@ -202,6 +206,8 @@ class AlertService:
             await asyncio.sleep(self._settings.tick_s)
             await self._read_silences()
             self._tick()
+            # What conditions remember changes with every reading and is worth a write now and then.
+            self._is_stale |= self._now_ms() - self._saved_ms >= MEMORY_SAVE_MS
             await self._save()
 
     def _tick(self) -> None:
@@ -229,7 +235,9 @@ class AlertService:
             except NotDelivered as error:
                 failures += 1
                 self._failed_sends += 1
-                wait_s = error.retry_after_s or retry_s(failures, random.random)
+                wait_s = error.retry_after_s or retry_s(
+                    failures, self._settings.retry_s, random.random
+                )
                 self._log_failure(channel.name, str(error), failures, wait_s)
                 await asyncio.sleep(wait_s)
                 continue
@@ -247,6 +255,7 @@ class AlertService:
     async def _finish(self) -> None:
         """The bus is closed: tell what fired last, and give each channel a moment to take it."""
         self._tick()
+        self._is_stale = True
         await self._save()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
@@ -299,6 +308,7 @@ class AlertService:
             saved = SavedState(engine=engine.state, channels=self._router.state, outbox=entries)
             content = msgspec.json.encode(saved)
             engine.has_changed = self._is_stale = False
+            self._saved_ms = self._now_ms()
             try:
                 await asyncio.to_thread(
                     write_atomic, self._settings.folder / STATE_FILE, content, overwrite=True

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from typing import Any, Final
@@ -111,15 +112,17 @@ class BinanceConnection:
 
     def _live(self) -> None:
         loop = asyncio.new_event_loop()  # a Runner starts a thread when it ends: see ``_Workers``
+        workers = _Workers(_WORKERS)
+        loop.set_default_executor(workers)
         try:
             loop.run_until_complete(self._main())
             loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
+            workers.join(_JOIN_S / 2)
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.set_default_executor(_Workers(_WORKERS))
         self._stop = asyncio.Event()
         async with self.rest:
             self._opened.set_result(loop)
@@ -141,9 +144,12 @@ class _Workers(ThreadPoolExecutor):
     def __init__(self, count: int) -> None:
         super().__init__(max_workers=1)  # it starts no thread of its own before ``submit``
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._count = count
-        for _ in range(count):
-            threading.Thread(target=self._work, name="binance-worker", daemon=True).start()
+        self._threads = [
+            threading.Thread(target=self._work, name="binance-worker", daemon=True)
+            for _ in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future: Future[T] = Future()
@@ -160,10 +166,16 @@ class _Workers(ThreadPoolExecutor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
-        """End the threads after what is waiting; they are waited for by nobody."""
-        for _ in range(self._count):
+        """End the threads after what is waiting, without waiting for them."""
+        for _ in self._threads:
             self._calls.put(None)
         super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the threads; one that resolves a name may take longer than anyone can wait."""
+        deadline = time.monotonic() + timeout_s
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:
         while (call := self._calls.get()) is not None:

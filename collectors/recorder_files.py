@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 import structlog
 
 from collectors.depth_levels import read_levels
@@ -27,6 +26,7 @@ from lake.paths import DAY_MS, LakePaths
 from lake.stream_files import (
     TIME_COLUMN,
     Kind,
+    StreamTable,
     by_date,
     depth_table,
     read_stream_file,
@@ -53,7 +53,7 @@ class Batch(msgspec.Struct):
     frame_count: int
     payload_bytes: int
     rows: Rows | None  # None: made into tables
-    tables: list[tuple[Kind, pa.Table]] = []
+    tables: list[tuple[Kind, StreamTable]] = []
     faulty: list[DepthTop] = []  # frames with a faulty level, which are not written
     is_suspect: bool = False  # an attempt that failed or died may have written some of it
 
@@ -109,39 +109,34 @@ class StreamWriter:
         finally:
             self._seconds += time.perf_counter() - began
 
-    def _write_table(self, kind: Kind, table: pa.Table) -> None:
+    def _write_table(self, kind: Kind, table: StreamTable) -> None:
         written = write_stream_file(self._paths, kind, table, metadata=METADATA, hook=self._hook)
         self._counts["files"] += len(written)
         self._counts[kind] += table.num_rows
         self._counts["bytes"] += sum(path.stat().st_size for path in written)
 
-    def _tables(self, rows: Rows) -> tuple[list[tuple[Kind, pa.Table]], list[DepthTop]]:
+    def _tables(self, rows: Rows) -> tuple[list[tuple[Kind, StreamTable]], list[DepthTop]]:
         """One table per kind and date, and the frames that are in none."""
-        tables: list[tuple[Kind, pa.Table]] = []
+        tables: list[tuple[Kind, StreamTable]] = []
         if rows.trades:
             tables += [("trades", table) for table in self._trades(np.concatenate(rows.trades))]
         depth, faulty = self._depth(rows.tops)
         tables += [("depth", table) for _, table in by_date(depth)]
         return tables, faulty
 
-    def _trades(self, trades: np.ndarray) -> Iterator[pa.Table]:
-        """One table per date, in the order of the files."""
+    def _trades(self, trades: np.ndarray) -> Iterator[StreamTable]:
+        """One table per date and source, in the order of the files."""
         order = trade_order(trades, self._symbols)
         days = trades["transact_time_ms"][order] // DAY_MS
         is_streamed = trades["receive_time_ns"][order] != NO_VALUE
         for day in [days[0]] if (days == days[0]).all() else np.unique(days):
             of_day = days == day
-            parts = (
-                ("stream", order[of_day & is_streamed]),
-                ("rest", order[of_day & ~is_streamed]),
-            )
-            yield pa.concat_tables(
-                trade_table(trades, self._symbols, source, order=part)
-                for source, part in parts
-                if len(part)
-            )
+            for source, wanted in (("stream", is_streamed), ("rest", ~is_streamed)):
+                part = order[of_day & wanted]
+                if len(part):
+                    yield trade_table(trades, self._symbols, source, order=part)
 
-    def _depth(self, tops: Sequence[DepthTop]) -> tuple[pa.Table, list[DepthTop]]:
+    def _depth(self, tops: Sequence[DepthTop]) -> tuple[StreamTable, list[DepthTop]]:
         """One table in the order of the files, and the frames that are not in it."""
         rank = {symbol: number for number, symbol in enumerate(sorted(self._symbols))}
         order = np.lexsort(
@@ -171,7 +166,7 @@ class StreamWriter:
         )
         return table, faulty
 
-    def _without_stored(self, kind: Kind, table: pa.Table) -> pa.Table:
+    def _without_stored(self, kind: Kind, table: StreamTable) -> StreamTable:
         """The rows that no file has yet."""
         stored = self._stored_keys(kind, table)
         if not stored:
@@ -180,7 +175,7 @@ class StreamWriter:
         self._counts["already_stored"] += int(np.count_nonzero(~is_new))
         return table.filter(mask_array(is_new))
 
-    def _stored_keys(self, kind: Kind, table: pa.Table) -> set[tuple[Any, ...]]:
+    def _stored_keys(self, kind: Kind, table: StreamTable) -> set[tuple[Any, ...]]:
         found: set[tuple[Any, ...]] = set()
         times = numpy_of(table.column(TIME_COLUMN))
         start_ms, end_ms = int(times.min()) - _TIME_MARGIN_MS, int(times.max()) + _TIME_MARGIN_MS
@@ -213,7 +208,7 @@ _KEYS: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def _keys(kind: Kind, table: pa.Table) -> list[tuple[Any, ...]]:
+def _keys(kind: Kind, table: StreamTable) -> list[tuple[Any, ...]]:
     """What identifies each row."""
     codes, names = symbol_codes(table)
     columns = [numpy_of(table.column(name)).tolist() for name in _KEYS[kind]]

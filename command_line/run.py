@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from command_line.alerting import alerted, alerting
 from command_line.replay import replay_with
 from command_line.running import run_loop
 from command_line.serving import beside, monitoring
@@ -32,11 +33,13 @@ def _run(given: dict[str, Any]) -> int:
         from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
         bot = EnhancedMarketBot(settings)
+        alerts = alerting(settings, bot.bus)
         source = "demo" if settings.source == "demo" else "live"
         mode = f"{source} {settings.market.value}"
         terminal = terminal_of(mode, lambda: list(writer.recent)) if with_view else None
         serving = monitoring(settings, "run", bot.read, bus=bot.bus, writer=writer)
-        return run_loop(beside(bot.run(), watch(bot.bus, terminal), serving))
+        work = beside(bot.run(), watch(bot.bus, terminal), serving)
+        return run_loop(alerted(work, alerts))
 
 
 VERB = Verb(

@@ -197,11 +197,11 @@ def _wall(
     return columns(
         [
             ((f"{sign} {side} wall", style), 10),
-            (price_text(price, like), -12),
-            (f"× {compact(size)}", 9),
-            (compact(price * size), -7),
-            ("" if distance_bps is None else f"{distance_bps:.1f} bps away", 15),
-            ((age, QUIET), 16),
+            (price_text(price, like), -11),
+            (f"× {compact(size)}", 8),
+            ("" if distance_bps is None else f"{distance_bps:.1f} bps", -8),
+            ((age, QUIET), 12),
+            (compact(price * size), -6),
         ]
     )
 

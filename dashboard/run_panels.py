@@ -157,11 +157,14 @@ def _figures(scene: Scene, *, is_wide: bool) -> Text:
         spans.append(f"{rate:,.0f} msg/s")
     words = "{} open {} repaired {} lost" if is_wide else "{} open {} fixed {} lost"
     shown = words.format(len(state.open_gaps), counts.get(GapState.REPAIRED, 0), lost)
-    spans.append((f"gaps {shown}", "red" if lost else "yellow" if state.open_gaps else ""))
+    mark, style = ("✗ ", "red") if lost else ("! ", "yellow") if state.open_gaps else ("", "")
+    spans.append((f"{mark}gaps {shown}", style))
     dropped = scene.number("bus.dropped_count") or 0
-    spans.append((f"drops {dropped:,.0f}", "red" if dropped else old))
+    spans.append((f"✗ drops {dropped:,.0f}", "red") if dropped else ("drops 0", old))
     if lag_ms is not None:
         spans.append(f"closed {lag_ms:+,} ms")
+    if state.health is not None and scene.is_health_stale:
+        spans.append((f"{age_text(state.health.at_ns, scene.now_ns)} old:", "yellow"))
     for name, form in (
         ("validator.clock_offset_ms", "lag {:,.0f} ms"),
         ("rest.clock_offset_ms", "clock {:+,.0f} ms"),
@@ -169,8 +172,6 @@ def _figures(scene: Scene, *, is_wide: bool) -> Text:
     ):
         if (value := scene.number(name)) is not None:
             spans.append((form.format(value), old))
-    if state.health is not None and scene.is_health_stale:
-        spans.append((f"{age_text(state.health.at_ns, scene.now_ns)} old", "yellow"))
     return line(*_joined(spans))
 
 
@@ -243,8 +244,8 @@ def ai(scene: Scene, width: int, height: int) -> list[Text]:
     else:
         lines = [ruled("AI", width), line((_silence(scene), QUIET))]
     rules = [] if symbol.rules is None else _rules(symbol.rules, width, 3 if height > 6 else 1)
-    providers = _providers(scene)
-    kept = max(1, height - len(rules) - (1 if height > 4 else 0) * len(providers))
+    providers = _providers(scene, width) if height > 4 else []
+    kept = max(1, height - len(rules) - len(providers))
     return (lines[:kept] + rules + providers)[:height]
 
 
@@ -276,20 +277,23 @@ def _analysis(
         for name, value in (("up", signal.p_up), ("flat", signal.p_flat), ("down", signal.p_down))
         if value is not None
     ]
-    lines = [
-        ruled("AI", width, age, "yellow" if is_old else QUIET),
-        line(
-            (f"{mark} {signal.action.value} {signal.confidence:.0%}", style),
-            f" for {signal.horizon_s} s at {price_text(signal.price, symbol.price)}",
-            *([] if signal.invalidation is None else [
-                (f"  void at {price_text(signal.invalidation, symbol.price)}", "yellow")
-            ]),
-            (f"  {' '.join(chances)}" if chances else "", QUIET),
-        ),
-    ]  # fmt: skip
+    what = line(
+        (f"{mark} {signal.action.value} {signal.confidence:.0%}", style),
+        f" for {signal.horizon_s} s at {price_text(signal.price, symbol.price)}  ",
+    )
+    void = signal.invalidation
+    limits = line(
+        ("" if void is None else f"void at {price_text(void, symbol.price)}  ", "yellow"),
+        (" ".join(chances), QUIET),
+    )
+    lines = [ruled("AI", width, age, "yellow" if is_old else QUIET)]
+    if what.cell_len + limits.cell_len <= width or height < 5:
+        lines.append(Text.assemble(what, limits, no_wrap=True, end=""))
+    else:
+        lines += [what, limits]
     most = max(1, height - 5)
     lines += [line(words) for words in _wrapped(signal.rationale, width, most)]
-    lines.append(line((_source(signal, scene), QUIET)))
+    lines += [line((words, QUIET)) for words in _wrapped(_source(signal, scene), width, 2)]
     if is_old:
         lines = [lines[0], *(line((text.plain, QUIET)) for text in lines[1:])]
     return lines
@@ -340,19 +344,19 @@ def _provider_names(scene: Scene) -> list[str]:
     ]
 
 
-def _providers(scene: Scene) -> list[Text]:
+def _providers(scene: Scene, width: int) -> list[Text]:
     """Breaker, tokens and dollars of today, of each provider, in the order they are asked."""
-    spans: list[Span] = []
+    found = []
     for name in _provider_names(scene):
         state = str(scene.reading(f"ai.{name}.state"))
         mark, style = _BREAKER_LOOK.get(state, _BROKEN_LOOK)
         tokens = scene.number(f"ai.{name}.tokens_today") or 0
         usd = scene.number(f"ai.{name}.usd_today") or 0.0
-        spans += [
-            (f"{mark} {name} {state}", QUIET if scene.is_health_stale else style),
-            (f" {compact(tokens)} tok ${usd:.4f}   ", QUIET),
-        ]
-    return [line(("today ", QUIET), *spans)] if spans else []
+        look = QUIET if scene.is_health_stale else style
+        spent = f" {compact(tokens)} tokens ${usd:.4f} today  "
+        found.append(line((f"{mark} {name} {state}", look), (spent, QUIET)))
+    together = Text.assemble(*found, no_wrap=True, end="")
+    return [together] if found and together.cell_len <= width else found
 
 
 # --- alerts and events --------------------------------------------------------------------
@@ -393,6 +397,5 @@ def alerts_and_events(scene: Scene, width: int, height: int) -> list[Text]:
 
 def _log_line(entry: LogLine) -> Text:
     mark, style = _SEVERITY_LOOK.get(entry.severity, _SEVERITY_LOOK["error"])
-    return line(
-        (f"{clock(entry.at_ns // 1_000_000)} ", QUIET), (f"{mark} ", style), (entry.text, style)
-    )
+    at = clock(entry.at_ns // 1_000_000)
+    return line((f"{at} ", QUIET), (f"{mark} {entry.text}", style))

@@ -28,6 +28,7 @@ log = structlog.get_logger()
 THREAD_NAME = "view"
 CLOSE_TIMEOUT_S = 1.0
 SMALLEST = (20, 4)  # cells and lines; below, the picture is cut
+UNKNOWN = (80, 24)  # of a terminal that does not know its size
 _ENTER = b"\x1b[?1049h\x1b[?25l\x1b[?7l"  # alternate screen, no cursor, no wrapping at the edge
 _LEAVE = b"\x1b[?7h\x1b[?25h\x1b[?1049l"
 _CLEAR = "\x1b[2J"
@@ -113,7 +114,8 @@ class Painter:
 
     def paint(self, scene: Scene, columns: int, rows: int) -> str:
         """Escape sequences and text that lead from the last picture to this one; maybe nothing."""
-        size = (max(columns, SMALLEST[0]), max(rows, SMALLEST[1]))
+        known = (columns or UNKNOWN[0], rows or UNKNOWN[1])
+        size = (max(known[0], SMALLEST[0]), max(known[1], SMALLEST[1]))
         made_from = (scene.state, scene.view, scene.banner, tuple(scene.problems), size)
         moment = scene.now_ns // 1_000_000_000
         if self._drawn is not None and self._is_same((moment, *made_from)):

@@ -20,8 +20,16 @@ type Span = str | tuple[str, str]  # text, or text and style
 
 
 def line(*spans: Span) -> Text:
-    """One line out of spans."""
-    return Text.assemble(*spans, no_wrap=True, overflow="ellipsis", end="")
+    """One line out of spans; what would control a terminal is left out of it."""
+    return Text.assemble(*map(_printable, spans), no_wrap=True, overflow="ellipsis", end="")
+
+
+def _printable(span: Span) -> Span:
+    """Models, exchanges and logs write some of the texts: none may send escape sequences."""
+    text, style = (span, "") if isinstance(span, str) else span
+    if text.isprintable():
+        return span
+    return "".join(letter if letter.isprintable() else " " for letter in text), style
 
 
 def ruled(title: Span, width: int, note: str = "", note_style: str = QUIET) -> Text:

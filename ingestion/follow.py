@@ -89,10 +89,12 @@ class Follower:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            retry_s = 0.0 if await self.run_due() else _RETRY_S
-            until_ms = self.now_ms() + int(retry_s * 1_000)
-            if not retry_s:
-                until_ms = self._schedule.next_ms(self.now_ms())
+            is_done = await self.run_due()
+            now_ms = self.now_ms()
+            until_ms = now_ms + int(_RETRY_S * 1_000)
+            if is_done:  # what fell due while the run lasted is done at once
+                is_late = self._schedule.due(now_ms, self._done)
+                until_ms = now_ms if is_late else self._schedule.next_ms(now_ms)
             while (left_s := (until_ms - self.now_ms()) / 1_000) > 0:
                 await self._sleep(min(left_s, _LONGEST_SLEEP_S))
 

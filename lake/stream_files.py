@@ -42,6 +42,8 @@ from lake.paths import DAY_MS, LakePaths
 from lake.stream_merges import FILE_KEY, current_files, new_token
 
 type Kind = Literal["trades", "depth"]
+type StreamTable = pa.Table
+"""Rows in ``SCHEMAS[kind]``, for those who only hand them on."""
 
 TIME_COLUMN: Final = "transact_time_ms"
 _NAME: Final = pa.dictionary(pa.int32(), pa.string())

@@ -111,10 +111,8 @@ class DiskWatch:
         return self._space
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Free MiB at the last look, how that was judged, and looks that failed."""
-        free_mib = None if self._free_bytes is None else self._free_bytes // _MIB
+        """Free bytes at the last look, how that was judged, and looks that failed."""
         return {
-            "free_mib": free_mib,
             "free_bytes": self._free_bytes,
             "space": self._space.value,
             "failed_looks": self._failed_looks,

@@ -81,8 +81,8 @@ class HealthChecks:
         if not values:
             checks["start"] = Check(State.FAILING, "starting")
         checks |= self._feed(values) | self._writers(values)
-        if (free := _number(values, "disk.free_mib")) is not None:
-            checks["disk"] = self._disk(free)
+        if (free := _number(values, "disk.free_bytes")) is not None:
+            checks["disk"] = self._disk(free / 1_048_576)
         if "ai.mode" in values:
             checks["ai"] = _ai(values)
         status = max((c.state for c in checks.values()), key=_RANK.__getitem__, default=State.OK)

@@ -159,7 +159,7 @@ def alert(message: str = "disk is slow", severity: str = "error") -> Alert:
     )
 
 
-def health(at_s: float = 0.0, **values: float | int | str | None) -> HealthEvent:
+def health(at_s: float = 0.0, **values: float | str | None) -> HealthEvent:
     """``_`` in a name stands for the point: ``bus__dropped_count`` is ``bus.dropped_count``."""
     named = {name.replace("__", "."): value for name, value in values.items()}
     return HealthEvent(at_ns=T0 * 1_000_000 + int(at_s * 1e9), values=named)

@@ -66,6 +66,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
     },
     "dashboard": {"domain", "event_bus"},
+    "alerts": {"domain", "event_bus", "lake"},
     "monitoring": {
         *("domain", "binance_api", "lake", "market_orchestrator.connection", "ai", "event_bus"),
     },
@@ -76,15 +77,22 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("rules_analyst", "lake", "ai"),
     },
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
-    "collectors": {"domain", "binance_api", "lake", "market_orchestrator.connection"},
+    "collectors": {
+        *("domain", "binance_api", "lake", "microstructure", "data_validator"),
+        *("monitoring.disk", "market_orchestrator.connection", "collectors.recording"),
+    },
+    "collectors.recording": {"domain", "lake", "collectors", "market_orchestrator.connection"},
+    "collectors.stream": {"main"},
     "collectors.repair_once": {"domain", "binance_api", "lake", "collectors"},
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
-        *("evaluation", "feature_store", "event_bus", "event_broker"),
+        *("evaluation", "feature_store", "event_bus", "event_broker", "alerts"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
-        *("collectors.historical", "collectors.repair_once"),
+        *("collectors", "collectors.historical", "collectors.repair_once", "monitoring.disk"),
+        "collectors.recording",
         *("market_orchestrator.market_orchestrator", "market_orchestrator.analyst"),
+        "market_orchestrator.recording",
     },
     "main": {"domain", "command_line"},
 }
@@ -92,18 +100,19 @@ MAY_IMPORT: dict[str, set[str]] = {
 HOMES: dict[str, tuple[str, ...]] = {
     "aiohttp": (
         *("binance_api.http_session", "dashboard.attach", "simulator"),
-        *("monitoring.http_server", "monitoring.events_socket"),
+        *("monitoring.http_server", "monitoring.events_socket", "alerts.channels"),
     ),
     "nats": ("event_broker",),
     "prometheus_client": ("monitoring.metrics",),
     "picows": ("market_orchestrator.connection.transport", "simulator"),
     "pyarrow": ("lake", "feature_store"),
-    "hmac": ("binance_api.signing",),
+    "hmac": ("binance_api.signing", "alerts.channels"),  # requests; webhooks
+    "apprise": ("alerts.channels",),
     "rich": ("dashboard",),
     "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),
 }
-LAZY_ONLY = {"pandas", "polars", "duckdb", "torch"}
+LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise"}
 SKIPPED = {"tests", "benchmarks", "docs"}
 
 

@@ -108,7 +108,9 @@ class Program:
 
 
 def _is_ours(name: str) -> bool:
-    return name.startswith(("BINANCE_", "WS_", "WINDOW_", "FEATURE_", "LOG_", "GAP_", "DATA_DIR"))
+    return name.startswith(
+        ("BINANCE_", "WS_", "WINDOW_", "FEATURE_", "LOG_", "GAP_", "HTTP_", "DATA_DIR")
+    )
 
 
 @contextlib.contextmanager
@@ -128,6 +130,7 @@ def simulating(folder: Path, **options: object) -> Iterator[dict[str, str]]:
 FAST = {
     "WS_BACKOFF_CAP": "0.5",
     "FEATURE_FLUSH_SECONDS": "1",
+    "HTTP_PORT": "0",
     "BINANCE_RATE_LIMIT_WEIGHT": str(UNLIMITED_WEIGHT),
 }
 

@@ -101,7 +101,7 @@ def test_ctrl_c_ends_the_wait_for_the_end_of_a_ban(script) -> None:
 
 def test_a_stream_keeps_the_process_alive_until_it_is_closed(script) -> None:
     """Also after a lost connection: names are resolved though the main thread has ended."""
-    with simulated(start_ms=START_MS, speed=120.0) as exchange:
+    with simulated(start_ms=START_MS, speed=240.0) as exchange:
         config = {
             name: url.replace("127.0.0.1", "localhost") for name, url in config_of(exchange).items()
         }
@@ -112,7 +112,7 @@ def test_a_stream_keeps_the_process_alive_until_it_is_closed(script) -> None:
             def on_new_data(frame):
                 opens.extend(frame["timestamp"].astype("int64").tolist())
                 print("main", threading.main_thread().is_alive(), "rows", len(opens), flush=True)
-                if len(opens) >= 12:
+                if len(opens) >= 8:
                     steps = {{b - a for a, b in zip(opens, opens[1:])}}
                     print("steps", steps, "gaps", bool(frame["gap"].any()), flush=True)
                     conn.close()
@@ -146,7 +146,7 @@ def test_a_script_that_forgets_to_close_a_batch_connector_ends(script) -> None:
 
 
 def test_ctrl_c_ends_a_script_that_only_streams(script) -> None:
-    with simulated(start_ms=START_MS, speed=120.0) as exchange:
+    with simulated(start_ms=START_MS, speed=240.0) as exchange:
         child = script(
             f"""
             conn = BinanceConnector({config_of(exchange)!r}, mode="streaming")

@@ -371,7 +371,8 @@ def rebuilt(minutes: dict[str, np.ndarray], interval: str, decimals: int) -> dic
     return {name: np.array(values) for name, values in found.items()}
 
 
-def test_recorded_minutes_higher_timeframes_holes_and_atr(recordings_dir, data_dir):
+def test_recorded_minutes_higher_timeframes_holes_and_atr(recordings_dir, data_dir, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda _descriptor: None)  # durability is tested elsewhere
     files = [recordings_dir / "klines" / f"{s}USDT-1m-2024-07.csv.gz" for s in ("BTC", "ETH")]
     table = CandleTable.from_files(files)
     intervals = ("1m", *SIX)

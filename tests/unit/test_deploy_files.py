@@ -102,13 +102,13 @@ def test_promtool_accepts_the_metrics(repository: Path) -> None:
     body, _ = metrics.exposition(HealthChecks(HealthSettings()).report(values))
     promtool("check", "metrics", folder=repository, text=body.decode())
     samples = {
-        (sample.name, *sample.labels.values()): sample.value
+        (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(body.decode())
         for sample in family.samples
     }
     assert samples["orderflow_feed_messages_total", "trades"] == 5
-    assert samples["orderflow_feed_disconnects_total", "trades", "timeout"] == 1
-    assert samples["orderflow_feed_state", "trades", "healthy"] == 1
+    assert samples["orderflow_feed_disconnects_total", "timeout", "trades"] == 1
+    assert samples["orderflow_feed_state", "healthy", "trades"] == 1
     assert samples["orderflow_rest_replies_total", "/fapi/v1/klines", "200"] == 3
     assert samples["orderflow_ai_calls_total", "groq", "ok"] == 1
     assert samples["orderflow_ai_cost_today_dollars", "groq"] == 0.25

@@ -66,7 +66,8 @@ def test_the_task_ends_when_a_stop_was_asked_for(tmp_path):
     scene = Scene(tmp_path, 500, 50, 5)
     asyncio.run(asyncio.wait_for(scene.watch.run(), 10))
     assert len(scene.asked) == 1
-    assert scene.watch.statistics() == {"free_mib": 5, "space": "full", "failed_looks": 0}
+    expected = {"free_bytes": 5 * 1_048_576, "space": "full", "failed_looks": 0}
+    assert scene.watch.statistics() == expected
 
 
 def test_bounds_of_zero_are_off(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from monitoring.health import HealthChecks, HealthSettings, Readings, State
 from monitoring.systemd import Systemd
 
+MIB = 1_048_576
 HEALTHY: Readings = {
     "connection.trades.state": "healthy",
     "connection.trades.data_age_s": 0.2,
@@ -17,7 +18,7 @@ HEALTHY: Readings = {
     "connection.depth.data_age_s": 0.1,
     "store.failed_flushes": 0,
     "store.flushes": 3,
-    "disk.free_mib": 10_000,
+    "disk.free_bytes": 10_000 * MIB,
 }
 
 
@@ -41,7 +42,7 @@ def test_a_healthy_program_is_ready() -> None:
         {"connection.depth.state": "connecting"},
         {"connection.trades.data_age_s": 40.0, "connection.depth.data_age_s": 40.0},
         {"store.failed_flushes": 1},
-        {"disk.free_mib": 100},
+        {"disk.free_bytes": 100 * MIB},
     ],
     ids=str,
 )
@@ -54,7 +55,7 @@ def test_what_the_bot_cannot_do_without_makes_it_unready(changed: Readings) -> N
     [
         {"ai.mode": "live"},
         {"ai.mode": "live", "ai.groq.state": "open", "ai.openai.state": "disabled"},
-        {"disk.free_mib": 1_000},
+        {"disk.free_bytes": 1_000 * MIB},
     ],
     ids=str,
 )

@@ -93,16 +93,13 @@ def test_other_libraries_records_come_out_as_events() -> None:
     assert entry["message"] == "broken pipe"
 
 
-def test_a_file_is_rotated_and_its_folder_created(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("monitoring.logging.FILE_BYTES", 500)
+def test_a_file_is_rotated_and_its_folder_created(tmp_path: Path) -> None:
     path = tmp_path / "logs" / "orderflow.log"
-    with configure_logging("INFO", log_file=path):
+    with configure_logging("INFO", log_file=path, file_bytes=500, files_kept=2):
         for number in range(20):
             structlog.get_logger().info("some.event", number=number)
     kept = sorted(p.name for p in path.parent.iterdir())
-    assert kept == ["orderflow.log", "orderflow.log.1", "orderflow.log.2", "orderflow.log.3"]
+    assert kept == ["orderflow.log", "orderflow.log.1", "orderflow.log.2"]
     assert json.loads(path.read_text(encoding="utf-8").splitlines()[-1])["number"] == 19
 
 
