@@ -73,11 +73,8 @@ def _split_names(value: object) -> object:
 
 
 def _check_providers(names: tuple[str, ...]) -> tuple[str, ...]:
-    for name in names:
-        if name not in DEFAULT_MODELS:
-            raise ValueError(
-                f"there is no provider {name!r}; there are {', '.join(DEFAULT_MODELS)}"
-            )
+    if not set(names) <= DEFAULT_MODELS.keys():  # never the value: a key may have slipped in here
+        raise ValueError(f"can only name {', '.join(DEFAULT_MODELS)}")
     if len(set(names)) < len(names):
         raise ValueError("names a provider twice")
     return names

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -219,7 +219,7 @@ async def follow(
     token: str | None = None,
     retry_s: float = 0.5,
     timeout_s: float = 5.0,
-) -> AsyncIterator[Received]:
+) -> AsyncGenerator[Received]:
     """Every message once and in the stream's order, through outages of the server, without end.
 
     Args:

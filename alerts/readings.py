@@ -26,7 +26,6 @@ from domain.features import FeatureRow
 from domain.flow import Origin
 
 _BPS: Final = 10_000
-_MIB: Final = 1_048_576
 WALL_STOOD_S: Final = 10.0
 """A wall has to have stood for so long before its going is a pull and not a flicker."""
 
@@ -42,8 +41,7 @@ class Reader:
     """Turns payloads into readings; remembers each symbol's last walls.
 
     Args:
-        budget: gives ``ai.<provider>.budget_ratio`` among the health values, beside which
-            ``disk.free_mib`` is added.
+        budget: gives ``ai.<provider>.budget_ratio`` among the health values.
     """
 
     def __init__(self, budget: AnalystBudget | None = None) -> None:
@@ -56,7 +54,7 @@ class Reader:
             case FeaturesEvent():
                 return self._of_row(payload.row) if payload.origin is Origin.LIVE else None
             case HealthEvent():
-                return Reading("health", {}, self._with_more(payload.values))
+                return Reading("health", {}, self._with_budgets(payload.values))
             case Signal():
                 labels = {"symbol": payload.symbol, "source": payload.source}
                 return Reading("signal", labels, _fields(payload), payload.decided_at_ms)
@@ -88,11 +86,8 @@ class Reader:
             values[f"{side}_wall_pulled_quote"] = pulled
         return Reading("features", {"symbol": row.symbol}, values, row.window_end_ms)
 
-    def _with_more(self, values: Mapping[str, Value]) -> dict[str, Value]:
+    def _with_budgets(self, values: Mapping[str, Value]) -> dict[str, Value]:
         found = dict(values)
-        free = values.get("disk.free_bytes")
-        if isinstance(free, int | float):
-            found["disk.free_mib"] = free / _MIB
         for key, spent in values.items():
             name, _, what = key.rpartition(".")
             limit = {"tokens_today": self._budget.tokens, "usd_today": self._budget.usd}.get(what)

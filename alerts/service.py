@@ -20,7 +20,6 @@ import msgspec
 import structlog
 
 from alerts.channels import Channel, NotDelivered, Refused
-from alerts.conditions import Value
 from alerts.engine import Engine, EngineState
 from alerts.outbox import Entry, Outbox, retry_s
 from alerts.readings import AnalystBudget, Reader
@@ -28,7 +27,7 @@ from alerts.routing import ChannelState, Router
 from alerts.rules import RuleBook
 from alerts.silences import read_silences
 from domain.errors import StorageError
-from domain.events import Alert, HealthEvent, Topic
+from domain.events import Alert, Topic
 from event_bus import Envelope, EventBus, Fail, SubscriberOverflow, Subscription
 from lake.atomic import remove_leftovers, storage_error, write_atomic
 
@@ -101,7 +100,6 @@ class AlertService:
         book: the rules.
         settings: see ``AlertSettings``.
         channels: where notifications go.
-        readings: more health values, asked at each health event in a worker thread.
         wall_s: the machine's time.
     """
 
@@ -112,14 +110,12 @@ class AlertService:
         settings: AlertSettings,
         channels: Iterable[Channel],
         *,
-        readings: Callable[[], dict[str, Value]] = dict,
         wall_s: Callable[[], float] = time.time,
     ) -> None:
         self._bus = bus
         self._book = book
         self._settings = settings
         self._channels = list(channels)
-        self._readings = readings
         self._wall_s = wall_s
         self._reader = Reader(settings.budget)
         self._engine: Engine | None = None
@@ -168,7 +164,7 @@ class AlertService:
     async def _listen(self, batch: list[Envelope]) -> None:
         while batch:
             for number, envelope in enumerate(batch, start=1):
-                await self._observe(envelope.payload)
+                self._observe(envelope.payload)
                 if number % _SLICE_EVENTS == 0:
                     await asyncio.sleep(0)
             await self._save()
@@ -192,14 +188,10 @@ class AlertService:
                 )
                 self._bus.publish(Topic.ALERT, lost)  # comes back here, and is told like any other
 
-    async def _observe(self, payload: msgspec.Struct) -> None:
-        engine = self._loaded()
-        if isinstance(payload, HealthEvent):
-            more = await asyncio.to_thread(self._readings)
-            payload = msgspec.structs.replace(payload, values={**more, **payload.values})
+    def _observe(self, payload: msgspec.Struct) -> None:
         reading = self._reader.read(payload)
         if reading is not None:
-            engine.observe(reading, self._now_ms())
+            self._loaded().observe(reading, self._now_ms())
 
     async def _tick_on(self) -> None:
         while True:

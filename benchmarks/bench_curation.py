@@ -1,12 +1,14 @@
 """Curation of years of 15-minute bars, all columns: ours beside the same indicators in plain pandas.
 
 Seeded bars of one symbol, in memory, both sides in the same call and in turn; the columns are
-compared before anything is timed. Medians and their ratio are printed with versions and machine.
+compared before anything is timed. Medians and their ratio are printed with versions and machine;
+pandas without the levels (pivots, profile, support, resistance) as well, for it vectorises the rest.
 ``python -m benchmarks.bench_curation [--json FILE] [--smoke]``
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -62,8 +64,8 @@ def ours(raw: Columns) -> Columns:
 # --- plain pandas ---
 
 
-def plain_pandas(raw: Columns) -> pd.DataFrame:
-    """The same columns as pandas' own operations give them; per day where there is none."""
+def plain_pandas(raw: Columns, *, with_levels: bool = True) -> pd.DataFrame:
+    """The same columns as pandas' own operations give them; levels, which have none, day by day."""
     f = pd.DataFrame(raw).sort_values("open_time_ms").drop_duplicates("open_time_ms")
     prices = f[["open", "high", "low", "close"]]
     sound = np.isfinite(f).all(axis=1) & (prices > 0).all(axis=1)
@@ -96,6 +98,8 @@ def plain_pandas(raw: Columns) -> pd.DataFrame:
     f["day_volume"] = by_day.volume.cumsum()
     f["day_quote_volume"] = by_day.quote_volume.cumsum()
     f["day_vwap"] = f.day_quote_volume / f.day_volume
+    if not with_levels:
+        return f
     levels = _day_levels(f, day)
     f = f.join(levels.shift().reindex(day).reset_index(drop=True))
     f["support"], f["resistance"] = _support_and_resistance(f, day)
@@ -202,8 +206,10 @@ def main() -> None:
     given = arguments(__doc__).parse_args()
     raw = seeded_bars(int((SMOKE_YEARS if given.smoke else YEARS) * 365 * 96))
     columns = compare(raw)
-    rounds = [(timed(ours, raw), timed(plain_pandas, raw)) for _ in range(2 if given.smoke else 5)]
-    mine, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+    without = functools.partial(plain_pandas, with_levels=False)
+    sides: tuple[Callable[[Columns], Any], ...] = (ours, plain_pandas, without)
+    rounds = [[timed(side, raw) for side in sides] for _ in range(2 if given.smoke else 3)]
+    mine, theirs, vectorised = (statistics.median(times) for times in zip(*rounds, strict=True))
     publish(
         {
             "benchmark": "curation",
@@ -211,9 +217,10 @@ def main() -> None:
             "columns": columns,
             "ours_s": round(mine, 4),
             "pandas_s": round(theirs, 4),
+            "pandas_without_levels_s": round(vectorised, 4),
             "ours_share_of_pandas": round(mine / theirs, 4),
             "ours_bars_per_s": round(len(raw["close"]) / mine),
-            "runs_s": [[round(a, 4), round(b, 4)] for a, b in rounds],
+            "runs_s": [[round(seconds, 4) for seconds in times] for times in rounds],
             "versions": versions(("numpy", "pandas")),
             "machine": machine(),
         },

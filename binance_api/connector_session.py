@@ -144,11 +144,11 @@ class _Workers(ThreadPoolExecutor):
     def __init__(self, count: int) -> None:
         super().__init__(max_workers=1)  # it starts no thread of its own before ``submit``
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._threads = [
+        self._own_threads = [
             threading.Thread(target=self._work, name="binance-worker", daemon=True)
             for _ in range(count)
         ]
-        for thread in self._threads:
+        for thread in self._own_threads:
             thread.start()
 
     def submit[**P, T](self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
@@ -167,14 +167,14 @@ class _Workers(ThreadPoolExecutor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002 - the library's signature
         """End the threads after what is waiting, without waiting for them."""
-        for _ in self._threads:
+        for _ in self._own_threads:
             self._calls.put(None)
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def join(self, timeout_s: float) -> None:
         """Wait for the threads; one that resolves a name may take longer than anyone can wait."""
         deadline = time.monotonic() + timeout_s
-        for thread in self._threads:
+        for thread in self._own_threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _work(self) -> None:

@@ -285,7 +285,7 @@ class Recorder:
             while self._batches:
                 batch = self._batches[0]
                 await self._thread.run(partial(self._write, batch))
-                self._note_faulty(batch)
+                await self._name_faulty(batch)
                 self._journal.finished(batch.segment)
                 del self._batches[0]
                 self._counts["flushes"] += 1
@@ -299,10 +299,15 @@ class Recorder:
         self._files.write(batch)
         self.holes.flush()
 
-    def _note_faulty(self, batch: Batch) -> None:
+    async def _name_faulty(self, batch: Batch) -> None:
+        """Frames with a faulty level leave holes, known only now that their levels were read."""
+        if not batch.faulty:
+            return
         for top in batch.faulty:
             self.rows.depth_fault(top)
         batch.faulty = []
+        self.holes.enter(0.0)
+        await self._thread.run(self.holes.flush)
 
     async def sync(self) -> None:
         """Make all frames taken so far durable in the journal.

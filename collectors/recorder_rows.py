@@ -116,9 +116,12 @@ class StreamRows:
 
     def note_outage(self, route: Route, cause: str) -> None:
         """All sockets of a route were lost, or this process begins: what follows next may lack."""
-        self._cut[route] = {**dict.fromkeys(self.symbols, cause), **self._cut[route]}
         if route is Route.DEPTH:
+            known = list(self._last_depth)
             self.validator.reset_depth()
+        else:
+            known = [symbol for symbol in self.symbols if self.last_trade_id(symbol) is not None]
+        self._cut[route] = {**dict.fromkeys(known, cause), **self._cut[route]}
 
     def on_frames(self, route: Route, payloads: Sequence[bytes], stamps: Sequence[int]) -> set[str]:
         """Take frames of one socket in arrival order; returns the streams that carried data."""
@@ -198,7 +201,8 @@ class StreamRows:
             )
             if is_hole:
                 self._counts["depth_holes"] += 1
-                hole = self._depth_hole(symbol, cause or BROKEN, last[1], time_ms)
+                until_ms = max(time_ms, last[1] + 1)  # a clock that went back hides no hole
+                hole = self._depth_hole(symbol, cause or BROKEN, last[1], until_ms)
                 self._depth_holes.append(hole)
         self._last_depth[symbol] = (update_id, time_ms)
         self._tops.append(top)

@@ -12,7 +12,6 @@ import structlog
 
 if TYPE_CHECKING:
     from alerts.channels import Channel
-    from alerts.conditions import Value
     from alerts.service import AlertService
     from config import Settings
     from event_bus import EventBus
@@ -67,13 +66,7 @@ def alerting(settings: Settings, bus: EventBus) -> AlertService:
             usd=settings.ai_daily_usd_budget or None,
         ),
     )
-    return AlertService(
-        bus,
-        load_rules(settings.alert_rules),
-        chosen,
-        alert_channels(settings),
-        readings=lambda: _disk(settings.paths.root),
-    )
+    return AlertService(bus, load_rules(settings.alert_rules), chosen, alert_channels(settings))
 
 
 async def alerted(work: Coroutine[Any, Any, int], service: AlertService) -> int:
@@ -93,12 +86,3 @@ async def _guarded(service: AlertService) -> None:
         await service.run()
     except Exception:
         log.exception("alerts.failed")
-
-
-def _disk(folder: Path) -> dict[str, Value]:
-    from monitoring.disk import free_bytes
-
-    try:
-        return {"disk.free_bytes": free_bytes(folder)}
-    except OSError:
-        return {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -32,14 +34,19 @@ def _add_arguments(parser: Parser) -> None:
 def _run(given: dict[str, Any]) -> int:
     url = _checked(given.get("attach") or DEFAULT_URL)
     with_view = wants_view()
-    level = "ERROR" if with_view else given.get("log_level", "INFO")
-    with writing_logs(level) as writer:
+    # No log line belongs on the dashboard's screen; warnings are among its events.
+    nowhere = Path(os.devnull) if with_view and sys.stderr.isatty() else None
+    with writing_logs(given.get("log_level", "INFO"), nowhere) as writer:
         return run_loop(_follow(url, writer, with_view=with_view))
 
 
 def _checked(url: str) -> str:
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https", "ws", "wss"} or not parts.hostname:
+    try:
+        is_address = bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        is_address = False
+    if parts.scheme not in {"http", "https", "ws", "wss"} or not is_address:
         raise ConfigError(f"--attach: {url} must look like {DEFAULT_URL}")
     scheme = {"ws": "http", "wss": "https"}.get(parts.scheme, parts.scheme)
     return f"{scheme}://{parts.netloc}"

@@ -16,6 +16,12 @@ def _add_arguments(parser: Parser) -> None:
     add("--seed", type=int, help="seed of the synthetic market, default 1")
     add("--symbols", help="symbols of the synthetic market, default BTCUSDT,ETHUSDT")
     add("--market", choices=("um", "spot"), help="um (USDⓈ-M futures, default) or spot")
+    add(
+        "--klines",
+        metavar="FILES",
+        help="files of the archive's klines, comma between two (BTCUSDT-1m-2024-07.csv.gz): REST "
+        "serves these, at the time of their end",
+    )
     add("--speed", type=float, help="market seconds per second, default 1; 0: unpaced")
     add("--faults", metavar="PLAN", help="a fault plan (JSON or TOML), or random:SEED")
     add("--port", type=int, help="TCP port, default 0: any free one")
@@ -44,8 +50,18 @@ def _run(given: dict[str, Any]) -> int:
             given["symbols"] = tuple(s for s in given["symbols"].upper().split(",") if s)
         if "market" in given:
             given["market"] = Market(given["market"])
+        if "klines" in given:
+            given |= _past_candles(given.pop("klines"), given)
         script = given.pop("ai", None)
         return run_loop(serve(SimulatorSettings(**given), script))
+
+
+def _past_candles(files: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Settings for a market whose past candles are given."""
+    from simulator.candle_table import CandleTable
+
+    table = CandleTable.from_files([Path(name) for name in files.split(",") if name])
+    return {"candles": table, "start_ms": table.end_ms, "symbols": table.symbols} | given
 
 
 VERB = Verb(
@@ -54,6 +70,7 @@ VERB = Verb(
         "python main.py simulate",
         "python main.py simulate --seed 7 --port 0",
         "python main.py simulate --recording recordings/day.ndjson.gz --speed 10",
+        "python main.py simulate --klines BTCUSDT-1m-2024-07.csv.gz",
         'python main.py simulate --ai "groq=ok*3,rate_limited:30"',
     ),
     add_arguments=_add_arguments,

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from dashboard.watch import Terminal
 
-VERSION = "0.1.0"  # as in pyproject.toml, which is no part of an installation
-
 
 def wants_view() -> bool:
     """Whether standard output is a terminal that can show the dashboard."""
@@ -32,13 +30,15 @@ def terminal_of(
         problems: the log's last warnings and errors.
         trouble: why nothing arrives; empty where nothing is known to be wrong.
     """
+    from command_line.serving import version
     from dashboard.scene import Banner
     from dashboard.watch import Terminal
 
+    number = version()
     return Terminal(
         stream=sys.stdout,
         keys=sys.stdin,
-        banner=lambda: Banner(mode, VERSION, trouble()),
+        banner=lambda: Banner(mode, number, trouble()),
         stop=lambda: signal.raise_signal(signal.SIGINT),
         problems=problems,
     )

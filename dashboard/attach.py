@@ -7,7 +7,7 @@ speaks about the connection. After a break it goes on behind the last event it h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import aiohttp
 import msgspec
@@ -75,12 +75,12 @@ class Attachment:
         url: str,
         token: str | None,
         *,
-        sleep: Callable[[float], asyncio.Future[None]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._bus = bus
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._sleep = sleep or asyncio.sleep
+        self._sleep = sleep
         self._after = 0
         self._counts = dict.fromkeys(("events", "unreadable", "connects", "missed_notices"), 0)
         self.trouble = "connecting"

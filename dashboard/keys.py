@@ -71,9 +71,19 @@ def reading_keys(stream: TextIO, on_key: Callable[[str], None]) -> Iterator[None
             yield
         finally:
             task.cancel()
+    elif not _is_in_foreground(stream.fileno()):  # started with &: the keys are the shell's
+        yield
     else:
         with _one_by_one(stream.fileno()), _reader(stream.fileno(), on_key):
             yield
+
+
+def _is_in_foreground(descriptor: int) -> bool:
+    """Whether this process may read from its terminal and change it without being stopped."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:  # not the controlling terminal: nobody would stop us
+        return True
 
 
 @contextlib.contextmanager
@@ -115,8 +125,9 @@ def _one_by_one(descriptor: int) -> Iterator[None]:
     def put_back() -> None:
         _RESTORERS.discard(put_back)
         atexit.unregister(put_back)
-        with contextlib.suppress(termios.error):
-            termios.tcsetattr(descriptor, termios.TCSANOW, before)
+        if _is_in_foreground(descriptor):
+            with contextlib.suppress(termios.error):
+                termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
     _RESTORERS.add(put_back)
     atexit.register(put_back)

@@ -50,6 +50,7 @@ class Screen:
     """
 
     def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
         self._descriptor = stream.fileno()
         self._encoding = stream.encoding or "utf-8"
         self._painter = Painter(Console(file=stream, legacy_windows=False, force_terminal=True))
@@ -96,6 +97,10 @@ class Screen:
             return None if self._closing else make_scene
 
     def _write(self, data: bytes) -> None:
+        if sys.platform == "win32":  # a console takes Unicode through its stream alone
+            self._stream.buffer.write(data)
+            self._stream.flush()
+            return
         rest = memoryview(data)
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]

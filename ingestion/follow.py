@@ -76,6 +76,7 @@ class Follower:
         self._wall_ms = wall_ms
         self._sleep = sleep
         self._done = _remembered(state)
+        self._knows_time = False
         self._counts = {"runs": 0, "failures": 0, "recommendations": 0}
 
     def statistics(self) -> dict[str, int | float | str | None]:
@@ -95,6 +96,7 @@ class Follower:
             if is_done:  # what fell due while the run lasted is done at once
                 is_late = self._schedule.due(now_ms, self._done)
                 until_ms = now_ms if is_late else self._schedule.next_ms(now_ms)
+            log.info("schedule.waiting", seconds=(until_ms - now_ms) // 1_000)
             while (left_s := (until_ms - self.now_ms()) / 1_000) > 0:
                 await self._sleep(min(left_s, _LONGEST_SLEEP_S))
 
@@ -105,26 +107,33 @@ class Follower:
             ExchangeError: The exchange does not know a symbol or an interval.
             StorageError: The disk refused.
         """
-        due = self._schedule.due(self.now_ms(), self._done)
-        if not due:
-            return True
-        self._counts["runs"] += 1
-        intervals = [job for job in due if job != RECOMMENDATION]
-        log.info("schedule.run", intervals=intervals, recommends=RECOMMENDATION in due)
         try:
-            await self._ingest(intervals)
-            await self._curate(intervals)
-            if RECOMMENDATION in due and self._recommend is not None:
-                await self._recommend(due[RECOMMENDATION], self.now_ms())
-                self._counts["recommendations"] += 1
+            if not self._knows_time:
+                await self._ingestion.learn_clock()
+                self._knows_time = True
+            due = self._schedule.due(self.now_ms(), self._done)
+            if due:
+                await self._work_off(due)
         except (ExchangeError, FolderInUse) as error:
             if isinstance(error, ExchangeError) and error.exit_code == _USAGE:
                 raise
             self._counts["failures"] += 1
             log.error("schedule.failed", reason=str(error), again_in_s=_RETRY_S)
             return False
-        self._remember(due)
         return True
+
+    async def _work_off(self, due: dict[str, int]) -> None:
+        self._counts["runs"] += 1
+        intervals = [job for job in due if job != RECOMMENDATION]
+        log.info("schedule.run", intervals=intervals, recommends=RECOMMENDATION in due)
+        await self._ingest(intervals)
+        await self._curate(intervals)
+        if RECOMMENDATION in due and self._recommend is not None:
+            await self._recommend(due[RECOMMENDATION], self.now_ms())
+            self._counts["recommendations"] += 1
+        self._done |= due
+        content = msgspec.json.encode(self._done, order="sorted")
+        write_atomic(self._state, content, overwrite=True)
 
     async def _ingest(self, intervals: Sequence[str]) -> None:
         if not intervals:
@@ -145,10 +154,6 @@ class Follower:
             except asyncio.CancelledError:
                 await asyncio.wait([running])
                 raise
-
-    def _remember(self, due: dict[str, int]) -> None:
-        self._done |= due
-        write_atomic(self._state, msgspec.json.encode(self._done, order="sorted"), overwrite=True)
 
 
 async def follow(

@@ -143,6 +143,15 @@ class DataIngestion:
                 await run.ingest(intervals, names, start_ms, end_ms, now_ms, ask_again=ask_again)
             )
 
+    async def learn_clock(self) -> None:
+        """Ask the exchange what time it is; every ingestion does so as well.
+
+        Raises:
+            ExchangeError: It does not answer.
+        """
+        async with self._run(_no_progress) as run:
+            await self._exchange_time_ms(run)
+
     def check_gaps(
         self,
         interval: str,

@@ -193,13 +193,13 @@ class FrameJournal:
                 written += os.write(descriptor, content[written:])
             self._hook(Step.WRITTEN, self._path)
             os.fsync(descriptor)
+            self._hook(Step.SYNCED, self._path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, self._size)
                 os.lseek(descriptor, self._size, os.SEEK_SET)
             raise storage_error("cannot write", self._path, error) from error
         self._size += len(content)
-        self._hook(Step.SYNCED, self._path)
 
     def remove(self, number: int) -> None:
         """Remove a segment whose frames are in Parquet; one that is gone already is fine.

@@ -496,6 +496,8 @@ def read_stream_file(
             table = file.read_row_groups(groups, columns=names, use_threads=use_threads)
     except (FileNotFoundError, pa.ArrowMemoryError):
         raise
+    except KeyError as error:  # a column that ``read_dictionary`` names
+        raise DamagedFile(path, f"lacks {error}") from error
     except (pa.ArrowException, OSError) as error:
         raise read_failure(path, error) from error
     return _selected(table, rows).select(schema.names).cast(schema)

@@ -8,6 +8,7 @@ off what is kept; it is then told how many events it missed. One that takes noth
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 import msgspec
@@ -24,6 +25,8 @@ SEND_TIMEOUT_S = 30.0
 _PING_S = 20.0
 _CLOSE_TIMEOUT_S = 1.0
 _BATCH = 256
+_SLICE_S = 0.003  # of one pass of the event loop, for all clients together
+_TURN_FRAMES = 16
 _POLICIES = ("drop", "conflate")
 _QUERY = frozenset({"topics", "symbols", "after", "policy"})
 
@@ -74,6 +77,7 @@ class EventsSocket:
         self._stream = stream
         self._send_timeout_s = send_timeout_s
         self._clients = 0
+        self._slice_ends: float | None = None
         self._counts = dict.fromkeys(
             ("sent", "missed", "conflated", "refused_clients", "stalled_clients"), 0
         )
@@ -139,11 +143,27 @@ class EventsSocket:
             await self._send(socket, {"notice": "missed", "events": missed, "reason": "not_kept"})
         while entries := await reader.next(_BATCH):
             await self._tell(socket, reader)
-            for entry in entries:
+            for number, entry in enumerate(entries):
+                if number % _TURN_FRAMES == 0:
+                    await self._turn()
                 await self._send_text(socket, entry.json)
             self._counts["sent"] += len(entries)
         await self._tell(socket, reader)
         await self._send(socket, {"notice": "closing", "sequence": reader.sequence})
+
+    async def _turn(self) -> None:
+        """Wait until the clients' share of a pass of the loop is not used up: all wake at once."""
+        while True:
+            now = time.perf_counter()
+            if self._slice_ends is None:
+                self._slice_ends = now + _SLICE_S
+                asyncio.get_running_loop().call_soon(self._next_slice)
+            if now <= self._slice_ends:
+                return
+            await asyncio.sleep(0)
+
+    def _next_slice(self) -> None:
+        self._slice_ends = None
 
     async def _tell(self, socket: web.WebSocketResponse, reader: Reader) -> None:
         """Tell a client what it was too slow for."""

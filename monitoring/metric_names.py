@@ -112,9 +112,7 @@ METRICS: tuple[Metric, ...] = (
     _metric(
         "trades_suspect_total", "Trades flagged, by reason.", r"validator\.suspect_(?P<reason>\w+)"
     ),
-    _metric(
-        "missing_trade_ids_total", "Ids found missing.", r"(?:validator|recorder)\.missing_ids"
-    ),
+    _metric("missing_trade_ids", "Ids missing now.", r"(?:validator|recorder)\.missing_ids"),
     _metric(
         "repaired_trade_ids_total", "Missing ids that came from REST.", r"repair\.repaired_ids"
     ),
@@ -170,7 +168,9 @@ METRICS: tuple[Metric, ...] = (
         "recorder_rows_waiting", "Recorded frames not yet in Parquet.", r"recorder\.rows_waiting"
     ),
     _metric(
-        "recorder_rows_written_total", "Recorded rows in Parquet files.", r"recorder\.files_(?P<kind>trades|depth)"
+        "recorder_rows_written_total",
+        "Recorded rows in Parquet files.",
+        r"recorder\.files_(?P<kind>trades|depth)",
     ),
     _metric(
         "recorder_flushes_total", "Times that recorded frames were written.", r"recorder\.flushes"

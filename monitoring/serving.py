@@ -142,7 +142,11 @@ class Monitoring:
         async with asyncio.TaskGroup() as group:
             followers = []
             if stream is not None and journal is not None:
-                followers.append(group.create_task(_guarded(journal.run(stream.reader(REMEMBERED)), "event-journal")))
+                followers.append(
+                    group.create_task(
+                        _guarded(journal.run(stream.reader(REMEMBERED)), "event-journal")
+                    )
+                )
             if stream is not None and self._sources.broker is not None:
                 publisher = self._sources.broker(stream)
                 self._parts["broker"] = publisher

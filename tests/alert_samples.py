@@ -40,7 +40,7 @@ def engine(
     return Engine(rules, symbols=symbols, window_s=5, new_id=new_id or numbered(), state=state)
 
 
-def row_reading(at_ms: int, symbol: str = "BTCUSDT", **values: Any) -> Reading:
+def row_reading(at_ms: int, symbol: Any = "BTCUSDT", **values: Any) -> Reading:
     return Reading("features", {"symbol": symbol}, {"symbol": symbol, **values}, at_ms)
 
 

@@ -40,7 +40,9 @@ def signal_of(number: int, symbol: str = "BTCUSDT") -> Signal:
 class Served:
     """One run of the program; ``publish`` makes its events."""
 
-    def __init__(self, monitoring: Monitoring, bus: EventBus, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self, monitoring: Monitoring, bus: EventBus, session: aiohttp.ClientSession
+    ) -> None:
         self.monitoring = monitoring
         self.bus = bus
         self.session = session

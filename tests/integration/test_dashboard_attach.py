@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
@@ -77,7 +78,7 @@ PUBLISHED: list[tuple[Topic, msgspec.Struct]] = [
 
 def test_what_a_bot_published_before_and_after_arrives_unchanged() -> None:
     async def work() -> None:
-        stream = EventStream(keep=100)
+        stream = EventStream(100, wall_ns=time.time_ns)
         envelopes = [Envelope(topic, n, p) for n, (topic, p) in enumerate(PUBLISHED, 1)]
         stream.append(envelopes[:3])
         async with (
@@ -121,7 +122,7 @@ def test_after_a_break_it_goes_on_behind_what_it_has() -> None:
 
 def test_a_bot_that_restarts_on_its_port_is_found_again() -> None:
     async def work() -> None:
-        stream = EventStream(keep=100)
+        stream = EventStream(100, wall_ns=time.time_ns)
         async with serving(EventsSocket(stream).handle) as port:
             pass
         async with attached(port) as (attachment, events):
@@ -138,7 +139,7 @@ def test_a_bot_that_restarts_on_its_port_is_found_again() -> None:
 
 def test_the_token_is_sent_and_a_wrong_one_is_named() -> None:
     async def work() -> None:
-        stream = EventStream(keep=100)
+        stream = EventStream(100, wall_ns=time.time_ns)
         stream.append([Envelope(Topic.ALERT, 1, alert())])
 
         async def guarded(request: web.Request) -> web.StreamResponse:

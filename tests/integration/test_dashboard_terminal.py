@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ import asyncio
 import termios
 import threading
 
-import pexpect
+import pexpect  # type: ignore[import-untyped]
 import pyte
 
 from command_line.terminal import terminal_of
@@ -234,7 +235,7 @@ def test_a_terminal_that_nobody_reads_for_ten_seconds_costs_no_trade(tmp_path: P
     for symbol in ("BTCUSDT", "ETHUSDT"):
         own = [event.row for event in rows if event.row.symbol == symbol]
         traded = [row for row in own if row.trade_count]
-        for before, after in zip(traded, traded[1:], strict=False):
+        for before, after in itertools.pairwise(traded):
             assert before.last_agg_id is not None
             assert after.first_agg_id == before.last_agg_id + 1
     assert drawn[-1] - drawn[0] < 9.0  # the terminal really was stuck

@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 
 def broker_at(server: Server, folder: Path) -> Callable:
-    settings = BrokerSettings(url=server.url, market="um", timeout_s=1, retry_s=0.05, retry_cap_s=0.1)
+    settings = BrokerSettings(
+        url=server.url, market="um", timeout_s=1, retry_s=0.05, retry_cap_s=0.1
+    )
     return lambda stream: EventBroker(settings, stream, folder / "broker.json")
 
 
@@ -77,7 +80,7 @@ def bot(server: Server, folder: Path, keep: int = 1_000) -> contextlib.AbstractA
     return serving(folder, keep=keep, broker=broker_at(server, folder))
 
 
-async def received(server: Server, count: int, **options: object) -> list[Received]:
+async def received(server: Server, count: int, **options: Any) -> list[Received]:
     """The first messages at a subscriber, then nothing for a while."""
     found: list[Received] = []
     messages = follow(server.url, retry_s=0.05, timeout_s=1, **options)

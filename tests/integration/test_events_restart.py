@@ -64,6 +64,11 @@ def stored_signals(data_dir: Path) -> set[str]:
     return {str(name) for name in store.partitioned.read().column("signal_id").to_pylist()}
 
 
+def wait_for_more(bot: Program, journal: Path) -> None:
+    seen = journal.stat().st_size
+    assert bot.until(lambda: journal.stat().st_size > seen + 2_500)
+
+
 @pytest.mark.long
 def test_a_follower_misses_no_signal_through_a_stop_and_a_kill(tmp_path: Path) -> None:
     follower, data_dir = Follower(), tmp_path / "data"
@@ -73,9 +78,7 @@ def test_a_follower_misses_no_signal_through_a_stop_and_a_kill(tmp_path: Path) -
             bot = start_bot(tmp_path / "bot", data_dir, variables=variables)
             asyncio.run(follower.follow(url_of(bot), follower.has_more(4)))
             # Two more windows close while nobody follows.
-            seen = (data_dir / "events" / "journal.jsonl").stat().st_size
-            path = data_dir / "events" / "journal.jsonl"
-            assert bot.until(lambda: path.stat().st_size > seen + 2_500)
+            wait_for_more(bot, data_dir / "events" / "journal.jsonl")
             if ending == "kill":
                 bot.kill()
             else:

@@ -54,7 +54,7 @@ def plan_of(
     )
 
 
-@pytest.mark.parametrize("name", ["synthetic", "recorded"])
+@pytest.mark.parametrize("name", ["recorded", pytest.param("synthetic", marks=LONG)])
 def test_a_sound_connection_is_recorded_exactly(
     market_of: MarketOf, paths: LakePaths, name: str
 ) -> None:
@@ -66,8 +66,10 @@ def test_a_sound_connection_is_recorded_exactly(
     assert {key for key, book in sent.items() if book[0] >= first} == set(found)
 
 
-@pytest.mark.parametrize("redundancy", [1, 2])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(
+    ("seed", "redundancy"),
+    [(1, 1), (2, 2), *(pytest.param(s, r, marks=LONG) for s in range(3, 8) for r in (1, 2))],
+)
 def test_under_mixed_faults_what_is_missing_is_repaired_or_named(
     market_of: MarketOf, paths: LakePaths, seed: int, redundancy: int
 ) -> None:

@@ -265,12 +265,14 @@ def test_alerts_of_other_parts_go_out_under_their_own_name_and_not_on_the_bus_ag
 
 def test_only_events_a_rule_is_about_end_its_alerts() -> None:
     rule = {
-        **{"name": "sure", "on": "signal", "where": [{"field": "source", "not_in": ["rules"]}]},
+        "name": "sure",
+        "on": "signal",
+        "where": [{"field": "source", "not_in": ["rules"]}],
         "when": [{"field": "confidence", "above": 0.75}],
     }
     machine = engine(book(rule))
     for source, confidence in (("groq", 0.9), ("rules", 0.1), ("groq", 0.8)):
-        values = {"source": source, "confidence": confidence}
+        values: dict[str, Any] = {"source": source, "confidence": confidence}
         machine.observe(Reading("signal", {"symbol": "BTCUSDT"}, values, T0), T0)
         machine.tick(T0)
     assert machine.fired_count == 1
@@ -308,8 +310,14 @@ def test_a_large_sweep_is_one_alert_not_four() -> None:
     machine = engine(load_rules())
     machine.tick(T0)
     values = {
-        **{"max_sweep_notional": 6e6, "whale_threshold_quantile_notional": 5e5, "price": 64_000.0},
-        **{"delta_z": 9.0, "volume_z": 20.0, "burst_count": 1, "trade_count_z": 9.0, "delta": 3.0},
+        "max_sweep_notional": 6e6,
+        "whale_threshold_quantile_notional": 5e5,
+        "price": 64_000.0,
+        "delta_z": 9.0,
+        "volume_z": 20.0,
+        "burst_count": 1,
+        "trade_count_z": 9.0,
+        "delta": 3.0,
     }
     machine.observe(row_reading(T0, **values), T0)
     (note,) = machine.tick(T0 + 2_000)

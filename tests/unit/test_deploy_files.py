@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from monitoring.health import HealthChecks, HealthSettings
+from monitoring.health import HealthChecks, HealthSettings, Readings
 from monitoring.metric_names import METRICS, PREFIX
 from monitoring.metrics import Metrics
 
@@ -88,7 +88,7 @@ def test_promtool_accepts_the_rules_and_their_tests(repository: Path) -> None:
 
 
 def test_promtool_accepts_the_metrics(repository: Path) -> None:
-    values = {
+    values: Readings = {
         "connection.trades.frames": 5,
         "connection.trades.ended.timeout": 1,
         "connection.trades.state": "healthy",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 from domain.events import Alert, HealthEvent, Topic
 from event_bus import Envelope
@@ -26,7 +27,7 @@ def health(number: int) -> Envelope:
     return Envelope(Topic.HEALTH, number, HealthEvent(at_ns=number, values={}))
 
 
-def stream_of(keep: int = 100, at_ns: int = START_NS, **earlier: object) -> EventStream:
+def stream_of(keep: int = 100, at_ns: int = START_NS, **earlier: Any) -> EventStream:
     return EventStream(keep, wall_ns=lambda: at_ns, **earlier)
 
 

@@ -82,6 +82,11 @@ class Work:
 
     clock_offset_ms = 0
 
+    async def learn_clock(self):
+        self.clock_offset_ms = self.offset_ms
+
+    offset_ms = 0
+
     def __init__(self, clock, *, takes_s=0.0, errors=()):
         self.clock = clock
         self.runs = []
@@ -186,7 +191,7 @@ def test_a_symbol_the_exchange_does_not_know_ends_it(tmp_path):
 def test_the_exchanges_clock_decides_not_ours(tmp_path):
     clock = Clock("2024-07-03T10:14:00", "2024-07-03T10:14:30")
     work = Work(clock)
-    work.clock_offset_ms = 90_000
+    work.offset_ms = 90_000
     state = tmp_path / "schedule.json"
     follower = Follower(
         work, work, Schedule(intervals=("15m",)), recommend=None, state=state, wall_ms=clock,

@@ -12,8 +12,8 @@ from domain.errors import StorageError
 from lake.frame_journal import FrameJournal, JournalRecord, read_segment, segments_in
 
 FRAMES = [
-    JournalRecord("trades", 3, [b'{"a":1}', b"", b"\xff" * 300], [10, 11, -(2**60)]),
-    JournalRecord("depth", 4, [b"x" * 5_000], [12]),
+    JournalRecord("trades", 3, [b'{"a":1}', b"", b"\xff" * 30], [10, 11, -(2**60)]),
+    JournalRecord("depth", 4, [b"x" * 50], [12]),
     JournalRecord.note({"route": "depth", "cause": "disconnected"}),
 ]
 

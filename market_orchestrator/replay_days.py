@@ -1,0 +1,388 @@
+"""Recorded days (``raw/stream``) for a replay: what the recorder stored, in the order it was received.
+
+Consumes stream files a stretch of time at a time, produces ``DaySlice``: books as the frames they
+came in (the flow reads a book's further levels from its frame), trades as rows. Changes no file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Self
+
+import msgspec
+import numpy as np
+import structlog
+
+from binance_api.decode import parse_decimal
+from binance_api.endpoints import Route, StreamKind, stream_name
+from binance_api.wire import DepthFrame, DepthMessage, SpotDepthFrame, SpotPartialDepthMessage
+from domain.errors import SourceError, StorageError
+from domain.market import NO_VALUE, TRADE_DTYPE, Market
+from lake.columns import numpy_of
+from lake.part_files import DamagedFile, date_start_ms
+from lake.paths import DAY_MS, LakePaths
+from lake.stream_files import (
+    SCHEMAS,
+    Kind,
+    StreamTable,
+    read_stream_file,
+    stream_dates,
+    stream_files,
+    symbol_codes,
+)
+from market_orchestrator.market_flow import MarketFlow
+
+log = structlog.get_logger()
+
+_SLICE_NS: Final = 1_000_000_000  # what was received within this time is taken together
+_MINUTE_MS: Final = 60_000
+_HOUR_MS: Final = 3_600_000
+_MARGIN_MS: Final = _MINUTE_MS
+"""No frame overtakes one that was sent so much earlier."""
+_MOST_TRADES: Final = 1_000_000  # of one stretch, about 100 MiB
+_MOST_BOOKS: Final = 100_000  # the same
+_ATTEMPTS: Final = 20
+_EXACT_BELOW: Final = 2**53
+_MOST_DECIMALS: Final = 12
+_SOCKET: Final = 1
+
+
+class DaySlice(msgspec.Struct, frozen=True):
+    """What was received within a moment; books are taken first."""
+
+    trades: np.ndarray  # TRADE_DTYPE; repaired ones have no receive time
+    books: Sequence[bytes]
+    book_stamps: Sequence[int]
+    start_ns: int
+    end_ns: int
+
+    @property
+    def count(self) -> int:
+        """Frames, a repaired trade counted as one."""
+        return len(self.trades) + len(self.books)
+
+    def enter(self, flow: MarketFlow) -> None:
+        """Hand everything to the flow; repaired trades as the exchange's word, which they are."""
+        if self.books:
+            flow.on_frames(Route.DEPTH, _SOCKET, self.books, self.book_stamps)
+        is_repaired = self.trades["receive_time_ns"] == NO_VALUE
+        for rows in np.split(self.trades, np.flatnonzero(np.diff(is_repaired)) + 1):
+            if len(rows):
+                repaired = bool(rows["receive_time_ns"][0] == NO_VALUE)
+                flow.on_trades(rows, authoritative=repaired)
+
+
+class _Stretch(msgspec.Struct, frozen=True):
+    """Trades and books in order of the time they are due, ns."""
+
+    trades: np.ndarray
+    trades_due: np.ndarray
+    books: list[bytes]
+    books_due: np.ndarray
+
+    @classmethod
+    def sorted(
+        cls, trades: np.ndarray, trades_due: np.ndarray, books: list[bytes], books_due: np.ndarray
+    ) -> Self:
+        by_trade = np.argsort(trades_due, kind="stable")
+        by_book = np.argsort(books_due, kind="stable")
+        books = [books[place] for place in by_book.tolist()]
+        return cls(trades[by_trade], trades_due[by_trade], books, books_due[by_book])
+
+    def joined(self, other: _Stretch) -> _Stretch:
+        return _Stretch.sorted(
+            np.concatenate([self.trades, other.trades]),
+            np.concatenate([self.trades_due, other.trades_due]),
+            self.books + other.books,
+            np.concatenate([self.books_due, other.books_due]),
+        )
+
+    def split(self, due_ns: int) -> tuple[_Stretch, _Stretch]:
+        """What is due before a time, and the rest."""
+        trade, book = (int(due.searchsorted(due_ns)) for due in (self.trades_due, self.books_due))
+        return (
+            _Stretch(
+                self.trades[:trade],
+                self.trades_due[:trade],
+                self.books[:book],
+                self.books_due[:book],
+            ),
+            _Stretch(
+                self.trades[trade:],
+                self.trades_due[trade:],
+                self.books[book:],
+                self.books_due[book:],
+            ),
+        )
+
+    def slices(self) -> Iterator[DaySlice]:
+        trade = book = 0
+        while trade < len(self.trades) or book < len(self.books):
+            start_ns = min(
+                int(due[place])
+                for due, place in ((self.trades_due, trade), (self.books_due, book))
+                if place < len(due)
+            )
+            end_ns = start_ns + _SLICE_NS
+            next_trade = int(self.trades_due.searchsorted(end_ns))
+            next_book = int(self.books_due.searchsorted(end_ns))
+            stamps = self.books_due[book:next_book].tolist()
+            last_ns = max([*stamps[-1:], *self.trades_due[trade:next_trade][-1:].tolist()])
+            yield DaySlice(
+                self.trades[trade:next_trade],
+                self.books[book:next_book],
+                stamps,
+                start_ns,
+                last_ns,
+            )
+            trade, book = next_trade, next_book
+
+
+_NOTHING = _Stretch(
+    np.empty(0, TRADE_DTYPE), np.empty(0, np.int64), [], np.empty(0, np.int64)
+)
+
+
+class RecordedDays:
+    """The stream files of one market, or of one of its days.
+
+    Args:
+        folder: ``…/raw/stream``, or one day of either kind, ``…/raw/stream/trades/2024-07-19``.
+
+    Raises:
+        SourceError: It is neither.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        place = folder.resolve()
+        is_day = place.parent.name in SCHEMAS
+        self._day = place.name if is_day else None
+        stream = place.parents[1] if is_day else place
+        if stream.name != "stream":
+            raise SourceError(
+                f"{folder}: is a folder without recorded days; give a recording (.ndjson or "
+                ".ndjson.gz), a data folder or its raw/stream"
+            )
+        raw = stream.parent
+        self._paths = LakePaths(root=raw.parent, raw=raw, curated=raw.parent / "curated")
+        self._files: dict[tuple[Kind, str], list[Path]] = {}
+        self._damaged: set[Path] = set()
+        self._delay_ns = 0  # from transaction to receipt, by the recorder's clock
+
+    def symbols(self) -> tuple[str, ...]:
+        """Symbols that have trades, sorted."""
+        found: set[str] = set()
+        for date in self._dates("trades"):
+            for table in self._tables("trades", date, None, None, ["symbol"]):
+                codes, names = symbol_codes(table)
+                found.update(names[code] for code in np.unique(codes).tolist())
+        return tuple(sorted(found))
+
+    def slices(self, index: Mapping[str, int], market: Market) -> Iterator[DaySlice]:
+        """Everything recorded of these symbols (name → row number), in order of receipt.
+
+        Raises:
+            StorageError: The system refused.
+        """
+        held = _NOTHING
+        for stretch, end_ms in self._stretches(index, market):
+            edge_ns = _first_due(stretch, end_ms - _MARGIN_MS)
+            ready, held = held.joined(stretch).split(edge_ns)
+            yield from ready.slices()
+        yield from held.slices()
+
+    def _stretches(
+        self, index: Mapping[str, int], market: Market
+    ) -> Iterator[tuple[_Stretch, int]]:
+        """Rows by transaction time; an hour at a time, less where that would be too much."""
+        step_ms = _MINUTE_MS
+        for date in sorted({*self._dates("trades"), *self._dates("depth")}):
+            start_ms = date_start_ms(date)
+            day_end_ms = start_ms + DAY_MS
+            while start_ms < day_end_ms:
+                end_ms = min(start_ms + step_ms, day_end_ms)
+                trades, trades_due = self._trades(date, start_ms, end_ms, index)
+                books, books_due = self._books(date, start_ms, end_ms, index, market)
+                yield _Stretch.sorted(trades, trades_due, books, books_due), end_ms
+                fill = max(len(trades) / _MOST_TRADES, len(books) / _MOST_BOOKS)
+                if fill <= 0.5:
+                    step_ms = min(2 * step_ms, _HOUR_MS)
+                elif fill > 1.0:
+                    step_ms = max(step_ms // 2, _MINUTE_MS)
+                start_ms = end_ms
+
+    def _trades(
+        self, date: str, start_ms: int, end_ms: int, index: Mapping[str, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        tables = self._tables("trades", date, start_ms, end_ms)
+        parts = [_trade_rows(table, index) for table in tables]
+        rows = np.concatenate(parts) if parts else _NOTHING.trades
+        # Each trade once: where it was received as well as repaired, as received.
+        received = rows["receive_time_ns"]
+        is_repaired = received == NO_VALUE
+        rows = rows[np.lexsort((is_repaired, rows["agg_trade_id"], rows["symbol_index"]))]
+        is_new = np.ones(len(rows), np.bool_)
+        is_new[1:] = np.diff(rows["agg_trade_id"]) != 0
+        is_new[1:] |= np.diff(rows["symbol_index"]) != 0
+        rows = rows[is_new]
+        return rows, self._due_ns(rows)
+
+    def _due_ns(self, rows: np.ndarray) -> np.ndarray:
+        """When trades were received; repaired ones, when they would have been by the same clock."""
+        received, sent_ns = rows["receive_time_ns"], rows["transact_time_ms"] * 1_000_000
+        is_repaired = received == NO_VALUE
+        if not is_repaired.all():
+            self._delay_ns = int(np.median((received - sent_ns)[~is_repaired]))
+        return np.where(is_repaired, sent_ns + self._delay_ns, received)
+
+    def _books(
+        self, date: str, start_ms: int, end_ms: int, index: Mapping[str, int], market: Market
+    ) -> tuple[list[bytes], np.ndarray]:
+        books: list[bytes] = []
+        due: list[np.ndarray] = []
+        for table in self._tables("depth", date, start_ms, end_ms):
+            books += _depth_frames(table, index, market)
+            due.append(numpy_of(table.column("receive_time_ns"))[_wanted(table, index) >= 0])
+        return books, np.concatenate(due) if due else _NOTHING.books_due
+
+    def _dates(self, kind: Kind) -> list[str]:
+        dates = stream_dates(self._paths, kind)
+        return dates if self._day is None else [date for date in dates if date == self._day]
+
+    def _tables(
+        self,
+        kind: Kind,
+        date: str,
+        start_ms: int | None,
+        end_ms: int | None,
+        columns: Sequence[str] | None = None,
+    ) -> list[StreamTable]:
+        for _ in range(_ATTEMPTS):
+            files = self._files.get((kind, date))
+            if files is None:
+                files = self._files[kind, date] = stream_files(self._paths, kind, date)
+            try:
+                found = [self._read(path, kind, start_ms, end_ms, columns) for path in files]
+            except FileNotFoundError:  # merged meanwhile
+                del self._files[kind, date]
+                continue
+            return [table for table in found if table is not None and table.num_rows]
+        raise StorageError(f"cannot read {self._paths.stream(kind, date)}: its files keep changing")
+
+    def _read(
+        self,
+        path: Path,
+        kind: Kind,
+        start_ms: int | None,
+        end_ms: int | None,
+        columns: Sequence[str] | None,
+    ) -> StreamTable | None:
+        if path in self._damaged:
+            return None
+        try:
+            return read_stream_file(
+                path, kind, start_ms=start_ms, end_ms=end_ms, columns=columns, use_threads=True
+            )
+        except DamagedFile as damaged:
+            self._damaged.add(path)
+            log.error("replay.file_damaged", path=str(path), reason=damaged.reason)
+            return None
+
+
+def _first_due(stretch: _Stretch, from_ms: int) -> int:
+    """When the first of the rows sent since a time is due; after everything where there is none."""
+    is_last = stretch.trades["transact_time_ms"] >= from_ms
+    due = [*stretch.trades_due[is_last][:1].tolist()]
+    # Books lie between trades: what the recorder's clock makes of the time is as good for them.
+    return min(due, default=0)
+
+
+def _wanted(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
+    """int32[n]: each row's symbol as its row number, -1 where it was not asked for."""
+    codes, names = symbol_codes(table)
+    numbers: np.ndarray = np.array([index.get(name, -1) for name in names], np.int32)[codes]
+    return numbers
+
+
+def _trade_rows(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
+    """Rows of a table in ``TRADE_SCHEMA``, in its order; numbers are what their doubles stand for."""
+    rows = np.zeros(table.num_rows, TRADE_DTYPE)
+    rows["symbol_index"] = _wanted(table, index)
+    for name in ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time_ms"):
+        rows[name] = numpy_of(table.column(name))
+    rows["is_buyer_maker"] = numpy_of(table.column("is_buyer_maker"))
+    for name in ("event_time_ms", "receive_time_ns"):
+        rows[name] = numpy_of(table.column(name).fill_null(NO_VALUE))
+    rows["price"], rows["price_decimals"] = _scaled(numpy_of(table.column("price")))
+    without_rpi = numpy_of(table.column("quantity_ex_rpi"))
+    is_known = ~np.isnan(without_rpi)
+    quantity = _scaled(numpy_of(table.column("quantity")))
+    without = _scaled(np.where(is_known, without_rpi, 0.0))
+    decimals = np.maximum(quantity[1], without[1])
+    rows["quantity"], rows["quantity_decimals"] = _at(quantity, decimals), decimals
+    rows["quantity_ex_rpi"] = np.where(is_known, _at(without, decimals), NO_VALUE)
+    return rows[rows["symbol_index"] >= 0]
+
+
+def _scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(int64[n], uint8[n]): the shortest decimals that these doubles are the nearest ones to."""
+    mantissa, decimals = np.zeros(len(values), np.int64), np.zeros(len(values), np.uint8)
+    left = np.arange(len(values))
+    for places in range(_MOST_DECIMALS + 1):
+        wanted = values[left]
+        whole = np.rint(wanted * 10.0**places)
+        is_exact = (whole / 10.0**places == wanted) & (whole < _EXACT_BELOW)
+        mantissa[left[is_exact]], decimals[left[is_exact]] = whole[is_exact], places
+        left = left[~is_exact]
+        if not len(left):
+            break
+    for place in left.tolist():
+        parsed = parse_decimal(np.format_float_positional(values[place], trim="-"))
+        if parsed is None:
+            raise StorageError(f"{values[place]} has more digits than a trade can have")
+        mantissa[place], decimals[place] = parsed
+    return mantissa, decimals
+
+
+def _at(numbers: tuple[np.ndarray, np.ndarray], decimals: np.ndarray) -> np.ndarray:
+    """Mantissas at these decimals, which are no fewer than they have."""
+    mantissa, have = numbers
+    scaled: np.ndarray = mantissa * 10 ** (decimals - have).astype(np.int64)
+    return scaled
+
+
+def _depth_frames(table: StreamTable, index: Mapping[str, int], market: Market) -> list[bytes]:
+    """The wanted rows of a table in ``DEPTH_SCHEMA`` as combined frames, in its order."""
+    codes, names = symbol_codes(table)
+    streams = [stream_name(StreamKind.DEPTH, name) for name in names]
+    columns = [
+        numpy_of(table.column(name)).tolist()
+        for name in ("event_time_ms", "transact_time_ms", "first_update_id", "final_update_id")
+    ]
+    before = table.column("prev_final_update_id").to_pylist()
+    sides = (_levels(table.column("bids")), _levels(table.column("asks")))
+    frames = []
+    for code, event_ms, time_ms, first, final, previous, bids, asks in zip(
+        codes.tolist(), *columns, before, *sides, strict=True
+    ):
+        if names[code] not in index:
+            continue
+        if market is Market.SPOT:
+            partial = SpotPartialDepthMessage(final, bids, asks)
+            frames.append(msgspec.json.encode(SpotDepthFrame(streams[code], partial)))
+            continue
+        message = DepthMessage(
+            event_ms, names[code], first, final, bids, asks, time_ms, previous
+        )
+        frames.append(msgspec.json.encode(DepthFrame(streams[code], message)))
+    return frames
+
+
+def _levels(column: Any) -> Iterator[list[tuple[float, float]]]:
+    """One side of each book, without an object per level of all of them at once."""
+    for chunk in column.chunks:
+        bounds = numpy_of(chunk.offsets)
+        pairs = numpy_of(chunk.values.values).reshape(-1, 2)
+        for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
+            yield pairs[first:stop].tolist()

@@ -1,0 +1,142 @@
+"""``python main.py alerts``, and alerts of a real run on the local exchange."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+
+import pytest
+
+from alerts.silences import read_silences
+from main import main
+from tests.alert_receiver import SECRET, Receiver
+
+
+@pytest.fixture(autouse=True)
+def _isolated(clean_environment: pytest.MonkeyPatch) -> None:
+    """Neither the machine's variables nor a ``.env`` of the repository reach these tests."""
+
+
+class ServedReceiver:
+    """A receiver on a thread of its own, since the verbs have their own event loop."""
+
+    def __init__(self, *script: int | str) -> None:
+        self.receiver = Receiver(*script)
+        self._ready = threading.Event()
+        self._loop = asyncio.new_event_loop()
+        self._done = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve)
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self.receiver
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._done.set)
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        async def work() -> None:
+            async with self.receiver:
+                self._ready.set()
+                await self._done.wait()
+
+        self._loop.run_until_complete(work())
+        self._loop.close()
+
+
+def test_test_reports_every_channel_and_fails_if_one_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    with ServedReceiver(204, 500) as receiver:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", receiver.url)
+        monkeypatch.setenv("ALERT_WEBHOOK_SECRET", SECRET)
+        assert main(["alerts", "test", "--data-dir", str(data_dir)]) == 0
+        assert main(["alerts", "test", "--channel", "webhook", "--data-dir", str(data_dir)]) == 1
+    said = capsys.readouterr()
+    assert "console: delivered\nfile: delivered\nwebhook: delivered\n" in said.out
+    assert "webhook: FAILED: the receiver answered 500" in said.out
+    assert "a-token-in-the-path" not in said.out + said.err
+    assert [body["kind"] for body in receiver.taken.values()] == ["test"]
+    assert receiver.bad_signatures == 0
+
+
+def test_silences_are_made_listed_and_ended(
+    capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    where = ["--data-dir", str(data_dir)]
+    silence = ["alerts", "silence", "whale_*", "--symbol", "btcusdt", "--for", "2h", *where]
+    assert main([*silence, "--comment", "listing"]) == 0
+    (made,) = read_silences(data_dir / "alerts")
+    assert (made.name, made.symbol, made.comment) == ("whale_*", "BTCUSDT", "listing")
+    assert made.until_ms - made.created_ms == 7_200_000
+    assert main(["alerts", "list", *where]) == 0
+    said = capsys.readouterr().out
+    assert f"{made.silence_id}  whale_* BTCUSDT until" in said
+    assert "no run has alerted" in said
+    assert "symbol_silent" in said
+    assert main(["alerts", "silence", "--end", made.silence_id, *where]) == 0
+    assert read_silences(data_dir / "alerts") == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["silence"], "which alert?"),
+        (["silence", "x", "--for", "soon"], "--for: must look like 30m, 2h or 1d"),
+        (["silence", "--end", "nope"], "there is no silence nope"),
+        (["list", "--for", "1h"], "--for: not an option of list"),
+        (["test", "--channel", "telegram"], "telegram is not set up"),
+        (["list", "--alert-rules", "nowhere.toml"], "ALERT_RULES (--alert-rules): nowhere.toml"),
+        (["test", "--alert-channels", "pigeon"], "ALERT_CHANNELS"),
+    ],
+)
+def test_bad_usage_is_one_line_and_exit_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    assert main(["alerts", *arguments, "--data-dir", str(data_dir)]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_webhook_address_that_is_none_is_refused_without_showing_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    monkeypatch.setenv("ALERT_WEBHOOK_URL", "ftp://host/a-token-in-the-path")
+    assert main(["alerts", "list", "--data-dir", str(data_dir)]) == 2
+    said = capsys.readouterr().err
+    assert "ALERT_WEBHOOK_URL" in said
+    assert "a-token-in-the-path" not in said
+
+
+def test_a_run_alerts_through_its_channels_and_not_again_after_a_restart(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_dir: Path
+) -> None:
+    rules = tmp_path / "own.toml"
+    rules.write_text(
+        '[[rule]]\nname = "trading"\nabout = "x"\non = "features"\nkeep_s = 86400\n'
+        'message = "{symbol} trades at {price:.2f}"\nwhen = [{ field = "trade_count", above = 1 }]\n'
+    )
+    run = ["run", "--source", "demo", "--headless", "--window-duration", "1", "--http-port", "off"]
+    run += ["--data-dir", str(data_dir), "--alert-rules", str(rules), "--ai", "off"]
+    with ServedReceiver() as receiver:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", receiver.url)
+        monkeypatch.setenv("ALERT_WEBHOOK_SECRET", SECRET)
+        assert main([*run, "--duration", "4"]) == 0
+        assert main([*run, "--duration", "2.5"]) == 0
+    told = [
+        item["labels"]["symbol"]
+        for body in receiver.taken.values()
+        for item in body["items"]
+        if item["name"] == "trading"
+    ]
+    assert sorted(told) == ["BTCUSDT", "ETHUSDT"]
+    assert receiver.bad_signatures == 0
+    (file,) = (data_dir / "alerts").glob("alerts-*.jsonl")
+    assert {json.loads(line)["key"] for line in file.read_text().splitlines()} == set(
+        receiver.taken
+    )
