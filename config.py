@@ -45,6 +45,7 @@ from domain.errors import ConfigError
 from domain.market import Market
 from flow_analyzer import FlowSettings
 from lake.paths import LakePaths
+from lake.source import SOURCE_FILE
 from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
@@ -55,6 +56,8 @@ MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection ca
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
 _PRICE = re.compile(r"\S+=\d+(\.\d+)?/\d+(\.\d+)?")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_STREAM_KINDS = ("trades", "depth")  # of recorded frames, each with a folder per day
 _SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
 
 
@@ -179,9 +182,21 @@ def _check_source(source: str) -> str:
         raise ValueError("must be binance, demo or replay:PATH")
     if not Path(path).exists():
         raise ValueError("names nothing that exists")
-    if not Path(path).is_file():
-        raise ValueError("names a folder, not a recording")
+    if Path(path).is_dir() and all(_recorded_days(Path(path), m) is None for m in Market):
+        raise ValueError("names a folder, not a recording, and holds no raw/stream")
     return source
+
+
+def _recorded_days(folder: Path, market: Market) -> Path | None:
+    """Where ``record`` wrote: below a data folder, or the folder itself, or one day of it."""
+    for data_folder in dict.fromkeys((LakePaths.of(folder, market).root, folder)):
+        if (data_folder / "raw" / "stream").is_dir():
+            return data_folder / "raw" / "stream"
+    place = folder.resolve()
+    is_stream = any((place / kind).is_dir() for kind in _STREAM_KINDS)
+    is_day = place.parent.name in _STREAM_KINDS and _DAY.fullmatch(place.name)
+    stream = place if is_stream else place.parents[1] if is_day else place.parent
+    return folder if (is_stream or is_day) and stream.name == "stream" else None
 
 
 ALERT_CHANNELS = ("console", "file", "webhook", "apprise")
@@ -671,9 +686,11 @@ class Settings(BaseSettings):
 
     @property
     def replay_path(self) -> Path | None:
-        """The recording to replay, or None for a live source."""
+        """The recording to replay, or None for a live source; of a data folder its recorded days."""
         kind, _, path = self.source.partition(":")
-        return Path(path) if kind == "replay" else None
+        if kind != "replay":
+            return None
+        return (Path(path).is_dir() and _recorded_days(Path(path), self.market)) or Path(path)
 
     @property
     def data_root(self) -> Path:
@@ -695,13 +712,21 @@ class Settings(BaseSettings):
     def source_description(self) -> dict[str, str | int]:
         """Market and host, seed or recording: whose data the data folder holds.
 
-        A recording is known by its name and its first bytes, so that one that grows stays itself.
+        A recording is known by its name and its first bytes, so that one that grows stays itself;
+        recorded days by their names and what their data folder says it holds.
         """
         described: dict[str, str | int] = {"market": self.market.value}
         if self.replay_path is not None:
-            with self.replay_path.open("rb") as file:
-                begin = hashlib.blake2b(file.read(_FINGERPRINT_BYTES), digest_size=8).hexdigest()
-            return described | {"recording": self.replay_path.name, "fingerprint": begin}
+            path, name = self.replay_path, self.replay_path.name
+            if path.is_dir():
+                name = recording_name(path)
+                path = _data_folder(path) / SOURCE_FILE
+            begin = b""
+            if path.name != SOURCE_FILE or path.is_file():
+                with path.open("rb") as file:
+                    begin = file.read(_FINGERPRINT_BYTES)
+            fingerprint = hashlib.blake2b(begin, digest_size=8).hexdigest()
+            return described | {"recording": name, "fingerprint": fingerprint}
         if self.source == "demo":
             return described | {"seed": DEMO_SEED}
         return described | {"host": urlsplit(self.ws_url).netloc}
@@ -738,9 +763,23 @@ class ExchangeKeys(BaseSettings):
 
 
 def recording_name(path: Path) -> str:
-    """A recording's name without its extensions: ``x/usdm_20240718.ndjson.gz`` → ``usdm_20240718``."""
-    name = path.resolve().name
-    return name.split(".", 1)[0] or name
+    """A recording's name without its extensions: ``x/usdm_20240718.ndjson.gz`` → ``usdm_20240718``.
+
+    Recorded days have that of their data folder, a day alone with its date: ``data-2024-07-18``.
+    """
+    place = path.resolve()
+    if not place.is_dir() or _data_folder(place) == place:
+        return place.name.split(".", 1)[0] or place.name
+    folder = _data_folder(place)
+    name = folder.parent.name if folder.name == Market.SPOT.value else folder.name
+    return f"{name}-{place.name}" if _DAY.fullmatch(place.name) else name
+
+
+def _data_folder(days: Path) -> Path:
+    """The data folder, of the market, that recorded days lie in; other folders are their own."""
+    place = days.resolve()
+    stream = place.parents[1] if _DAY.fullmatch(place.name) else place
+    return stream.parent.parent if stream.name == "stream" else place
 
 
 def is_secret(annotation: Any) -> bool:

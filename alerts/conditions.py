@@ -7,6 +7,7 @@ which is plain data and survives a restart with the engine's state.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -20,7 +21,7 @@ type Memory = dict[str, float | str]
 _BPS = 10_000
 
 
-class Reading(msgspec.Struct, frozen=True):
+class Reading(msgspec.Struct, frozen=True, dict=True):
     """One event as conditions see it.
 
     Attributes:
@@ -35,14 +36,19 @@ class Reading(msgspec.Struct, frozen=True):
     values: Mapping[str, Value]
     at_ms: int | None = None
 
+    @functools.cached_property
+    def labels_key(self) -> str:
+        """The labels as one text."""
+        return "|".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
 
-class Verdict(enum.Enum):
-    """What a reading says about a condition."""
 
-    HOLDS = enum.auto()
-    BETWEEN = enum.auto()  # past the threshold's release, not past the threshold
-    UNKNOWN = enum.auto()  # the field is undefined or warming up
-    OVER = enum.auto()
+class Verdict(enum.IntEnum):
+    """What a reading says about a condition; of several the greatest counts."""
+
+    HOLDS = 0
+    BETWEEN = 1  # past the threshold's release, not past the threshold
+    UNKNOWN = 2  # the field is undefined or warming up
+    OVER = 3
 
 
 def judge_all(
@@ -52,12 +58,11 @@ def judge_all(
 
     Every condition is looked at, so that each remembers this reading.
     """
-    found = {
-        judge(condition, values, memory, f"{key}|{number}")
-        for number, condition in enumerate(conditions)
-    }
-    order = (Verdict.OVER, Verdict.UNKNOWN, Verdict.BETWEEN)
-    return next((verdict for verdict in order if verdict in found), Verdict.HOLDS)
+    found = Verdict.HOLDS
+    for number, condition in enumerate(conditions):
+        verdict = judge(condition, values, memory, f"{key}|{number}")
+        found = max(found, verdict)
+    return found
 
 
 def judge(condition: Condition, values: Mapping[str, Value], memory: Memory, key: str) -> Verdict:
@@ -88,23 +93,19 @@ def judge(condition: Condition, values: Mapping[str, Value], memory: Memory, key
         last = memory.get(key)
         memory[key] = float(value)
         return _held(isinstance(last, float) and value - last >= condition.rises)
-    if condition.threshold is None:
-        return _crossing(condition, float(value), values, memory, key)
-    return _threshold(condition, float(value), values)
-
-
-def limit_of(condition: Condition, values: Mapping[str, Value]) -> float | None:
-    """The threshold of a comparison at this reading; None where it has none or it is unknown."""
-    scale = _number(values.get(condition.of)) if condition.of else 1.0
     threshold = condition.threshold
-    return None if scale is None or threshold is None else threshold * scale
+    if threshold is None:
+        return _crossing(condition, float(value), values, memory, key)
+    return _compared(condition, threshold, float(value), values)
 
 
-def _threshold(condition: Condition, value: float, values: Mapping[str, Value]) -> Verdict:
+def _compared(
+    condition: Condition, threshold: float, value: float, values: Mapping[str, Value]
+) -> Verdict:
     scale = _number(values.get(condition.of)) if condition.of else 1.0
-    if scale is None or condition.threshold is None:
+    if scale is None:
         return Verdict.UNKNOWN
-    on = condition.threshold * scale
+    on = threshold * scale
     off = on if condition.release is None else condition.release * scale
     if condition.outside is not None:
         value = abs(value)

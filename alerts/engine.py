@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from alerts.conditions import Memory, Reading, Value, Verdict, judge_all
-from alerts.notification import AlertItem, AlertState, Notification, NotificationKind
+from alerts.notification import AlertItem, AlertState, Notification, NotificationKind, rank
 from alerts.readings import spread_out
 from alerts.rules import MOMENTARY, Rule, RuleBook
 from alerts.silences import Silence
@@ -60,6 +60,7 @@ class Group(msgspec.Struct, kw_only=True):
     omitted_count: int = 0
     due_ms: int | None = None
     sent_ms: int | None = None
+    sent_rank: int = 0  # of the worst it was told of last
 
 
 class EngineState(msgspec.Struct, kw_only=True):
@@ -115,7 +116,7 @@ class Engine:
     def observe(self, reading: Reading, now_ms: int) -> None:
         """Judge one reading by every rule about its kind."""
         symbol = reading.labels.get("symbol", "")
-        if reading.kind == "features":
+        if reading.kind == "features" and _was_heard(reading):
             self._seen_ms[symbol] = now_ms
             for rule in self._absence:
                 self._apply(rule, reading, Verdict.OVER, now_ms)
@@ -123,24 +124,36 @@ class Engine:
             if rule.symbols and symbol not in rule.symbols:
                 continue
             for own in spread_out(reading, rule.when[0].field if rule.when else ""):
-                key = _key(rule, own)
+                key = f"{rule.name}|{own.labels_key}"
                 memory = self.state.memory
-                if judge_all(rule.where, own.values, memory, f"{key}|where") is Verdict.HOLDS:
-                    verdict = judge_all(rule.when, own.values, memory, key)
-                    self._apply(rule, own, verdict, now_ms)
+                if rule.where and judge_all(rule.where, own.values, memory, f"{key}|where"):
+                    continue
+                self._apply(rule, own, judge_all(rule.when, own.values, memory, key), now_ms)
 
     def _apply(self, rule: Rule, reading: Reading, verdict: Verdict, now_ms: int) -> None:
-        key = _key(rule, reading)
+        key = f"{rule.name}|{reading.labels_key}"
         instance = self.state.instances.get(key)
-        has_own_time = rule.has_market_clock and reading.at_ms is not None
-        at_ms = reading.at_ms if has_own_time and reading.at_ms is not None else now_ms
+        at_ms = now_ms
+        if reading.at_ms is not None and rule.has_market_clock:
+            at_ms = reading.at_ms
         if verdict is Verdict.HOLDS:
             instance = instance or self._begin(key, rule, reading, at_ms)
             if instance is not None:
                 self._hold(instance, rule, reading, at_ms, now_ms)
-        elif instance is None:
-            return
-        elif instance.fired_ms is None:
+        elif instance is not None:
+            self._loosen(key, instance, rule, verdict, at_ms, now_ms)
+
+    def _loosen(
+        self,
+        key: str,
+        instance: Instance,
+        rule: Rule,
+        verdict: Verdict,
+        at_ms: int,
+        now_ms: int,
+    ) -> None:
+        """It does not hold: what is pending is dropped, what fires is kept for a while."""
+        if instance.fired_ms is None:
             del self.state.instances[key]
             self.has_changed = True
         elif verdict is Verdict.BETWEEN:
@@ -226,11 +239,11 @@ class Engine:
             group.omitted_count += 1
         else:
             group.items.append(_item(instance, state, now_ms))
-        if group.due_ms is None:
-            due_ms = now_ms + int(self._delivery.group_wait_s * 1_000)
-            if group.sent_ms is not None:
-                due_ms = max(due_ms, group.sent_ms + int(self._delivery.group_interval_s * 1_000))
-            group.due_ms = due_ms
+        due_ms = now_ms + int(self._delivery.group_wait_s * 1_000)
+        # Worse than what the group was told last does not wait for the interval.
+        if group.sent_ms is not None and rank(instance.severity) <= group.sent_rank:
+            due_ms = max(due_ms, group.sent_ms + int(self._delivery.group_interval_s * 1_000))
+        group.due_ms = due_ms if group.due_ms is None else min(group.due_ms, due_ms)
 
     def _is_muted(self, instance: Instance | AlertItem, now_ms: int) -> bool:
         """Silenced, or inhibited by what fires about the same symbol or about everything."""
@@ -313,22 +326,21 @@ class Engine:
                         instance.is_announced = False
             else:
                 told.append(item)
-        group.sent_ms = now_ms if told else group.sent_ms
         if not told:
-            if group.sent_ms is None:
+            if group.sent_ms is None:  # nothing to keep a distance from
                 group.sent_ms = now_ms - int(self._delivery.group_interval_s * 1_000)
             return []
-        return [
-            Notification(
-                key=self._new_id(),
-                kind=NotificationKind.ALERTS,
-                group=group.group,
-                symbol=group.symbol,
-                items=tuple(told),
-                created_ms=now_ms,
-                omitted_count=omitted,
-            )
-        ]
+        notification = Notification(
+            key=self._new_id(),
+            kind=NotificationKind.ALERTS,
+            group=group.group,
+            symbol=group.symbol,
+            items=tuple(told),
+            created_ms=now_ms,
+            omitted_count=omitted,
+        )
+        group.sent_ms, group.sent_rank = now_ms, rank(notification.severity)
+        return [notification]
 
     def _look_for_silence(self, now_ms: int) -> None:
         if not self._absence or self._awake_ms is None:
@@ -410,8 +422,9 @@ def _item(instance: Instance, state: AlertState, now_ms: int) -> AlertItem:
     )
 
 
-def _key(rule: Rule, reading: Reading) -> str:
-    return "|".join([rule.name, *(f"{k}={v}" for k, v in sorted(reading.labels.items()))])
+def _was_heard(reading: Reading) -> bool:
+    """Whether a window shows that its symbol's feed lives: windows of a dead one are empty, and holed."""
+    return bool(reading.values.get("complete", True) or reading.values.get("trade_count"))
 
 
 def _still_known(state: EngineState, rules: Mapping[str, Rule]) -> EngineState:

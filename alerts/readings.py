@@ -38,7 +38,7 @@ class AnalystBudget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader:
-    """Turns payloads into readings; remembers each symbol's last walls.
+    """Turns payloads into readings; remembers each symbol's last row.
 
     Args:
         budget: gives ``ai.<provider>.budget_ratio`` among the health values.
@@ -46,7 +46,7 @@ class Reader:
 
     def __init__(self, budget: AnalystBudget | None = None) -> None:
         self._budget = budget or AnalystBudget()
-        self._walls: dict[str, FeatureRow] = {}
+        self._before: dict[str, dict[str, Value]] = {}
 
     def read(self, payload: msgspec.Struct) -> Reading | None:
         """The reading of one payload; None where no rule may look at it."""
@@ -78,11 +78,11 @@ class Reader:
     def _of_row(self, row: FeatureRow) -> Reading:
         values = _fields(row)
         values |= _whales(row)
-        before = self._walls.get(row.symbol)
-        self._walls[row.symbol] = row
+        before = self._before.get(row.symbol)
+        self._before[row.symbol] = values
         for side in ("bid", "ask"):
             values[f"{side}_wall_quote"] = _wall_quote(values, side)
-            pulled = None if before is None else _pulled_quote(_fields(before), values, side)
+            pulled = None if before is None else _pulled_quote(before, values, side)
             values[f"{side}_wall_pulled_quote"] = pulled
         return Reading("features", {"symbol": row.symbol}, values, row.window_end_ms)
 

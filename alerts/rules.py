@@ -91,7 +91,9 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     @property
     def threshold(self) -> float | None:
         """The number of a comparison with hysteresis."""
-        return next((v for v in (self.above, self.below, self.outside) if v is not None), None)
+        if self.above is not None:
+            return self.above
+        return self.outside if self.below is None else self.below
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -106,7 +108,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
         message: text with ``{field}`` or ``{field:format}``; also ``{value}``: the first condition's.
         where: which events concern the rule at all; the others are ignored.
         when: conditions, all of which must hold.
-        absent_s: instead of ``when``: no live window of a symbol for so long beyond its length, s.
+        absent_s: instead of ``when``: no live window of a symbol for so long beyond its length, s,
+            or only incomplete ones without a trade.
         symbols: only these; empty: all.
         for_s: how long it must hold before it fires, s (market time for features and signals).
         keep_s: how long after it last held the alert goes on, s (the same clock).
@@ -145,7 +148,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Attributes:
         group_wait_s: wait for more of a group before its first notification.
-        group_interval_s: least time between two notifications of a group.
+        group_interval_s: least time between two notifications of a group; what is worse than the
+            last one held does not wait for it.
         forget_s: an alert nobody has reported on for so long ends.
     """
 

@@ -39,7 +39,7 @@ TICK_S: Final = 1.0
 MEMORY_SAVE_MS: Final = 60_000
 CLOSE_TIMEOUT_S: Final = 3.0  # for what is due when the run ends; the rest waits for the next one
 QUEUE_EVENTS: Final = 65_536  # one repair can revise a day of windows (17,280 of 5 s) at once
-_SLICE_EVENTS: Final = 50
+_SLICE_EVENTS: Final = 20
 _TOPICS: Final = frozenset(Topic) - {Topic.WINDOW}
 
 

@@ -84,7 +84,7 @@ def plain_pandas(raw: Columns, *, with_levels: bool = True) -> pd.DataFrame:
     )
     f["delta"] = 2 * f.taker_buy_volume - f.volume
     f["return_simple"] = f.close.pct_change().where(step == 1)
-    f["return_log"] = np.log(f.close / f.close.shift()).where(step == 1)
+    f["return_log"] = (f.close / f.close.shift()).apply(np.log).where(step == 1)
     before = f.close.shift()
     ranges = [f.high - f.low, (f.high - before).abs(), (f.low - before).abs()]
     f["true_range"] = pd.concat(ranges, axis=1).max(axis=1)
@@ -142,7 +142,8 @@ def _profile(part: pd.DataFrame) -> pd.Series:
     bins = np.floor(part.vwap / width).astype("int64")
     volumes = part.volume.groupby(bins).sum()
     volumes = volumes.reindex(range(bins.min(), bins.max() + 1), fill_value=0.0)
-    poc = low = high = volumes.idxmax()
+    poc: int = int(str(volumes.idxmax()))
+    low = high = poc
     covered, total = volumes[poc], volumes.sum()
     while covered < 0.7 * total and (low > volumes.index[0] or high < volumes.index[-1]):
         above, below = volumes.get(high + 1, -1.0), volumes.get(low - 1, -1.0)

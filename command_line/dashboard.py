@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from command_line.running import run_loop
 from command_line.terminal import terminal_of, wants_view
-from command_line.verb import Parser, Verb, writing_logs
+from command_line.verb import Parser, Verb
 from domain.errors import ConfigError
 
 DEFAULT_URL = "http://127.0.0.1:8787"
@@ -36,7 +36,11 @@ def _run(given: dict[str, Any]) -> int:
     with_view = wants_view()
     # No log line belongs on the dashboard's screen; warnings are among its events.
     nowhere = Path(os.devnull) if with_view and sys.stderr.isatty() else None
-    with writing_logs(given.get("log_level", "INFO"), nowhere) as writer:
+    from monitoring.logging import configure_logging, secrets_in
+
+    secrets = secrets_in(os.environ)
+    level = given.get("log_level", "INFO")
+    with configure_logging(level, log_file=nowhere, secrets=secrets) as writer:
         return run_loop(_follow(url, writer, with_view=with_view))
 
 

@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Group
 from rich.text import Text
 
+from dashboard import ai_panel
 from dashboard import market_panels as market
 from dashboard import run_panels as run
 from dashboard.market_panels import Panel
@@ -35,7 +36,7 @@ _ONE = (
     Slot(market.charts, 6, 14, 1),
     Slot(market.book, 4, 7, 2),
     Slot(market.horizons, 4, 7, 3),
-    Slot(run.ai, 3, 9, 0),
+    Slot(ai_panel.ai, 3, 9, 0),
     Slot(market.whales, 2, 8, 5),
     Slot(run.alerts_and_events, 2, 40, 4),
 )
@@ -46,7 +47,7 @@ _TWO: tuple[tuple[Slot, ...], ...] = (
         Slot(market.horizons, 5, 7, 2),
     ),
     (
-        Slot(run.ai, 4, 14, 0),
+        Slot(ai_panel.ai, 4, 14, 0),
         Slot(market.whales, 3, 14, 2),
         Slot(run.alerts, 2, 10, 1),
         Slot(run.events, 2, 60, 3),
@@ -59,7 +60,7 @@ _THREE: tuple[tuple[Slot, ...], ...] = (
         Slot(market.watchlist, 3, 14, 2),
     ),
     (Slot(market.book, 4, 7, 0), Slot(market.whales, 4, 60, 1)),
-    (Slot(run.ai, 4, 16, 0), Slot(run.alerts, 3, 16, 1), Slot(run.events, 3, 60, 2)),
+    (Slot(ai_panel.ai, 4, 16, 0), Slot(run.alerts, 3, 16, 1), Slot(run.events, 3, 60, 2)),
 )
 
 

@@ -83,7 +83,16 @@ def write_bars(
         schema=schema.with_metadata({k.encode(): v.encode() for k, v in metadata.items()}),
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="snappy")
+    texts = [name for name, array in arrays.items() if pa.types.is_string(array.type)]
+    dictionaries: Any = texts or False  # a list of columns or a bool; its stubs know the bool alone
+    # Dictionaries and bounds of a day's floats cost half the time and an eighth of the size.
+    pq.write_table(
+        table,
+        sink,
+        compression="snappy",
+        use_dictionary=dictionaries,
+        write_statistics=[name for name in arrays if name in (*texts, TIME_COLUMN)],
+    )
     write_atomic(path, memoryview(sink.getvalue()), overwrite=True, hook=hook)
 
 

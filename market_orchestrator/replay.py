@@ -1,8 +1,8 @@
 """A recording through the same code as live data, as fast as it goes; deterministic.
 
-Consumes a recording (lines of ``<receive ns> <combined frame>``), produces the same store and the
-same events a live run would have. Time is the recording's own: nothing waits, no clock closes a
-window, and what the recording lacks cannot be asked for.
+Consumes a recording (lines of ``<receive ns> <combined frame>``, or recorded days), produces the
+same store and the same events a live run would have. Time is the recording's own: nothing waits,
+no clock closes a window, and what the recording lacks cannot be asked for.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from lake.gap_ledger import GapLedger
 from lake.quarantine import Quarantine
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs
+from market_orchestrator.replay_days import DaySlice, RecordedDays
 
 log = structlog.get_logger()
 
@@ -83,6 +84,11 @@ class _Slice:
         self.end_ns = max(self.end_ns, stamp)
         self.count += 1
 
+    def enter(self, flow: MarketFlow) -> None:
+        for route, (payloads, stamps) in self.routes.items():
+            if payloads:
+                flow.on_frames(route, _SOCKET[route], payloads, stamps)
+
 
 class Replay:
     """Feeds one recording through a ``MarketFlow`` into ``Outputs``."""
@@ -111,11 +117,9 @@ class Replay:
         Raises:
             SourceError: the file cannot be read as a recording at all.
         """
-        for piece in self._slices():
+        for piece in self._days() if self._path.is_dir() else self._slices():
             self._clock.now_ns = max(self._clock.now_ns, piece.end_ns)
-            for route, (payloads, stamps) in piece.routes.items():
-                if payloads:
-                    self._flow.on_frames(route, _SOCKET[route], payloads, stamps)
+            piece.enter(self._flow)
             self._flow.close()
             self._emit()
             yield
@@ -179,6 +183,17 @@ class Replay:
             until_ms=gap.until_ms,
             state=gap.state,
         )
+
+    def _days(self) -> Iterator[DaySlice]:
+        report = self.report
+        flow = self._flow
+        for piece in RecordedDays(self._path).slices(flow.index, flow.settings.market):
+            report.frames += piece.count
+            report.first_ns = report.first_ns or piece.start_ns
+            report.last_ns = piece.end_ns
+            yield piece
+        if report.frames == 0:
+            raise SourceError(f"{self._path}: holds no frame of these symbols")
 
     def _slices(self) -> Iterator[_Slice]:
         piece: _Slice | None = None
@@ -265,8 +280,10 @@ def symbols_in(path: Path) -> tuple[str, ...]:
     """Symbols whose trades a recording holds, sorted.
 
     Raises:
-        SourceError: the file cannot be read at all.
+        SourceError: the file cannot be read at all, or the folder holds no recorded days.
     """
+    if path.is_dir():
+        return RecordedDays(path).symbols()
     found: set[bytes] = set()
     tail = b""
     try:
@@ -299,8 +316,6 @@ def _pieces(path: Path) -> Iterator[bytes]:
         EOFError: an archive ends before its end.
         zlib.error: an archive is damaged.
     """
-    if path.is_dir():
-        raise SourceError(f"{path}: is a folder; give a recording (.ndjson or .ndjson.gz)")
     with path.open("rb") as file:
         packed = file.read(_READ_BYTES)
         if not packed.startswith(_GZIP):

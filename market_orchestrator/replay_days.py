@@ -6,6 +6,8 @@ came in (the flow reads a book's further levels from its frame), trades as rows.
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
@@ -20,10 +22,11 @@ from binance_api.wire import DepthFrame, DepthMessage, SpotDepthFrame, SpotParti
 from domain.errors import SourceError, StorageError
 from domain.market import NO_VALUE, TRADE_DTYPE, Market
 from lake.columns import numpy_of
-from lake.part_files import DamagedFile, date_start_ms
+from lake.part_files import DamagedFile, date_start_ms, newest_ms
 from lake.paths import DAY_MS, LakePaths
 from lake.stream_files import (
     SCHEMAS,
+    TIME_COLUMN,
     Kind,
     StreamTable,
     read_stream_file,
@@ -43,6 +46,8 @@ _MARGIN_MS: Final = _MINUTE_MS
 _MOST_TRADES: Final = 1_000_000  # of one stretch, about 100 MiB
 _MOST_BOOKS: Final = 100_000  # the same
 _ATTEMPTS: Final = 20
+_STAMP: Final = re.compile(r"\d{8}_\d{6}")
+_NEVER: Final = 2**63 - 1
 _EXACT_BELOW: Final = 2**53
 _MOST_DECIMALS: Final = 12
 _SOCKET: Final = 1
@@ -139,9 +144,22 @@ class _Stretch(msgspec.Struct, frozen=True):
             trade, book = next_trade, next_book
 
 
-_NOTHING = _Stretch(
-    np.empty(0, TRADE_DTYPE), np.empty(0, np.int64), [], np.empty(0, np.int64)
-)
+_NOTHING = _Stretch(np.empty(0, TRADE_DTYPE), np.empty(0, np.int64), [], np.empty(0, np.int64))
+
+
+class _File(msgspec.Struct, frozen=True):
+    """A stream file; its name and its footer tell what it cannot hold."""
+
+    path: Path
+    stamp: str  # no row is older than this says
+    newest_ms: int | None
+
+    def overlaps(self, start_ms: int | None, end_ms: int | None) -> bool:
+        if start_ms is not None and self.newest_ms is not None and self.newest_ms < start_ms:
+            return False
+        if end_ms is None or not _STAMP.match(self.stamp):
+            return True
+        return self.stamp[:15] < time.strftime("%Y%m%d_%H%M%S", time.gmtime(end_ms // 1_000))
 
 
 class RecordedDays:
@@ -166,7 +184,7 @@ class RecordedDays:
             )
         raw = stream.parent
         self._paths = LakePaths(root=raw.parent, raw=raw, curated=raw.parent / "curated")
-        self._files: dict[tuple[Kind, str], list[Path]] = {}
+        self._files: dict[tuple[Kind, str], list[_File]] = {}
         self._damaged: set[Path] = set()
         self._delay_ns = 0  # from transaction to receipt, by the recorder's clock
 
@@ -186,16 +204,18 @@ class RecordedDays:
             StorageError: The system refused.
         """
         held = _NOTHING
-        for stretch, end_ms in self._stretches(index, market):
-            edge_ns = _first_due(stretch, end_ms - _MARGIN_MS)
-            ready, held = held.joined(stretch).split(edge_ns)
+        for stretch, until_ns in self._stretches(index, market):
+            ready, held = held.joined(stretch).split(until_ns)
             yield from ready.slices()
         yield from held.slices()
 
     def _stretches(
         self, index: Mapping[str, int], market: Market
     ) -> Iterator[tuple[_Stretch, int]]:
-        """Rows by transaction time; an hour at a time, less where that would be too much."""
+        """Rows by transaction time, and until when no later ones are due.
+
+        An hour at a time, less where that would be too much.
+        """
         step_ms = _MINUTE_MS
         for date in sorted({*self._dates("trades"), *self._dates("depth")}):
             start_ms = date_start_ms(date)
@@ -203,8 +223,13 @@ class RecordedDays:
             while start_ms < day_end_ms:
                 end_ms = min(start_ms + step_ms, day_end_ms)
                 trades, trades_due = self._trades(date, start_ms, end_ms, index)
-                books, books_due = self._books(date, start_ms, end_ms, index, market)
-                yield _Stretch.sorted(trades, trades_due, books, books_due), end_ms
+                books, books_due, books_ms = self._books(date, start_ms, end_ms, index, market)
+                late_ms = end_ms - _MARGIN_MS
+                until_ns = min(
+                    _first_due(trades["transact_time_ms"], trades_due, late_ms),
+                    _first_due(books_ms, books_due, late_ms),
+                )
+                yield _Stretch.sorted(trades, trades_due, books, books_due), until_ns
                 fill = max(len(trades) / _MOST_TRADES, len(books) / _MOST_BOOKS)
                 if fill <= 0.5:
                     step_ms = min(2 * step_ms, _HOUR_MS)
@@ -216,11 +241,9 @@ class RecordedDays:
         self, date: str, start_ms: int, end_ms: int, index: Mapping[str, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         tables = self._tables("trades", date, start_ms, end_ms)
-        parts = [_trade_rows(table, index) for table in tables]
-        rows = np.concatenate(parts) if parts else _NOTHING.trades
+        rows = np.concatenate([_NOTHING.trades, *(_trade_rows(t, index) for t in tables)])
         # Each trade once: where it was received as well as repaired, as received.
-        received = rows["receive_time_ns"]
-        is_repaired = received == NO_VALUE
+        is_repaired = rows["receive_time_ns"] == NO_VALUE
         rows = rows[np.lexsort((is_repaired, rows["agg_trade_id"], rows["symbol_index"]))]
         is_new = np.ones(len(rows), np.bool_)
         is_new[1:] = np.diff(rows["agg_trade_id"]) != 0
@@ -229,22 +252,35 @@ class RecordedDays:
         return rows, self._due_ns(rows)
 
     def _due_ns(self, rows: np.ndarray) -> np.ndarray:
-        """When trades were received; repaired ones, when they would have been by the same clock."""
+        """When trades (by symbol and id) were received; repaired ones, when they should have been.
+
+        That is their own time by the recorder's clock, and between the neighbours they lacked.
+        """
         received, sent_ns = rows["receive_time_ns"], rows["transact_time_ms"] * 1_000_000
         is_repaired = received == NO_VALUE
         if not is_repaired.all():
             self._delay_ns = int(np.median((received - sent_ns)[~is_repaired]))
-        return np.where(is_repaired, sent_ns + self._delay_ns, received)
+        due = np.where(is_repaired, sent_ns + self._delay_ns, received)
+        for number in np.unique(rows["symbol_index"][is_repaired]).tolist():
+            first, stop = rows["symbol_index"].searchsorted((number, number + 1)).tolist()
+            gone, known = is_repaired[first:stop], received[first:stop]
+            before = np.maximum.accumulate(np.where(gone, 0, known))
+            after = np.minimum.accumulate(np.where(gone, _NEVER, known)[::-1])[::-1]
+            between = np.minimum(np.maximum(due[first:stop], before), after)
+            due[first:stop] = np.where(gone, between, known)
+        return due
 
     def _books(
         self, date: str, start_ms: int, end_ms: int, index: Mapping[str, int], market: Market
-    ) -> tuple[list[bytes], np.ndarray]:
+    ) -> tuple[list[bytes], np.ndarray, np.ndarray]:
         books: list[bytes] = []
-        due: list[np.ndarray] = []
+        due, times_ms = [_NOTHING.books_due], [_NOTHING.books_due]
         for table in self._tables("depth", date, start_ms, end_ms):
             books += _depth_frames(table, index, market)
-            due.append(numpy_of(table.column("receive_time_ns"))[_wanted(table, index) >= 0])
-        return books, np.concatenate(due) if due else _NOTHING.books_due
+            is_wanted = _wanted(table, index) >= 0
+            due.append(numpy_of(table.column("receive_time_ns"))[is_wanted])
+            times_ms.append(numpy_of(table.column("transact_time_ms"))[is_wanted])
+        return books, np.concatenate(due), np.concatenate(times_ms)
 
     def _dates(self, kind: Kind) -> list[str]:
         dates = stream_dates(self._paths, kind)
@@ -259,16 +295,26 @@ class RecordedDays:
         columns: Sequence[str] | None = None,
     ) -> list[StreamTable]:
         for _ in range(_ATTEMPTS):
-            files = self._files.get((kind, date))
-            if files is None:
-                files = self._files[kind, date] = stream_files(self._paths, kind, date)
             try:
-                found = [self._read(path, kind, start_ms, end_ms, columns) for path in files]
+                files = self._files_of(kind, date)
+                found = [
+                    self._read(file.path, kind, start_ms, end_ms, columns)
+                    for file in files
+                    if file.overlaps(start_ms, end_ms)
+                ]
             except FileNotFoundError:  # merged meanwhile
-                del self._files[kind, date]
+                self._files.pop((kind, date), None)
                 continue
             return [table for table in found if table is not None and table.num_rows]
         raise StorageError(f"cannot read {self._paths.stream(kind, date)}: its files keep changing")
+
+    def _files_of(self, kind: Kind, date: str) -> list[_File]:
+        if (kind, date) not in self._files:
+            self._files[kind, date] = [
+                _File(path, path.stem.removeprefix(f"{kind}_"), newest_ms(path, TIME_COLUMN))
+                for path in stream_files(self._paths, kind, date)
+            ]
+        return self._files[kind, date]
 
     def _read(
         self,
@@ -290,12 +336,9 @@ class RecordedDays:
             return None
 
 
-def _first_due(stretch: _Stretch, from_ms: int) -> int:
-    """When the first of the rows sent since a time is due; after everything where there is none."""
-    is_last = stretch.trades["transact_time_ms"] >= from_ms
-    due = [*stretch.trades_due[is_last][:1].tolist()]
-    # Books lie between trades: what the recorder's clock makes of the time is as good for them.
-    return min(due, default=0)
+def _first_due(times_ms: np.ndarray, due_ns: np.ndarray, from_ms: int) -> int:
+    """When the first of the rows sent since a time is due; never if there is none."""
+    return int(due_ns[times_ms >= from_ms].min(initial=_NEVER))
 
 
 def _wanted(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
@@ -313,7 +356,8 @@ def _trade_rows(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
         rows[name] = numpy_of(table.column(name))
     rows["is_buyer_maker"] = numpy_of(table.column("is_buyer_maker"))
     for name in ("event_time_ms", "receive_time_ns"):
-        rows[name] = numpy_of(table.column(name).fill_null(NO_VALUE))
+        column: Any = table.column(name)
+        rows[name] = numpy_of(column.fill_null(NO_VALUE))
     rows["price"], rows["price_decimals"] = _scaled(numpy_of(table.column("price")))
     without_rpi = numpy_of(table.column("quantity_ex_rpi"))
     is_known = ~np.isnan(without_rpi)
@@ -355,7 +399,7 @@ def _at(numbers: tuple[np.ndarray, np.ndarray], decimals: np.ndarray) -> np.ndar
 def _depth_frames(table: StreamTable, index: Mapping[str, int], market: Market) -> list[bytes]:
     """The wanted rows of a table in ``DEPTH_SCHEMA`` as combined frames, in its order."""
     codes, names = symbol_codes(table)
-    streams = [stream_name(StreamKind.DEPTH, name) for name in names]
+    streams = [stream_name(StreamKind.DEPTH20, name) for name in names]
     columns = [
         numpy_of(table.column(name)).tolist()
         for name in ("event_time_ms", "transact_time_ms", "first_update_id", "final_update_id")
@@ -372,9 +416,7 @@ def _depth_frames(table: StreamTable, index: Mapping[str, int], market: Market) 
             partial = SpotPartialDepthMessage(final, bids, asks)
             frames.append(msgspec.json.encode(SpotDepthFrame(streams[code], partial)))
             continue
-        message = DepthMessage(
-            event_ms, names[code], first, final, bids, asks, time_ms, previous
-        )
+        message = DepthMessage(event_ms, names[code], first, final, bids, asks, time_ms, previous)
         frames.append(msgspec.json.encode(DepthFrame(streams[code], message)))
     return frames
 
@@ -382,7 +424,7 @@ def _depth_frames(table: StreamTable, index: Mapping[str, int], market: Market) 
 def _levels(column: Any) -> Iterator[list[tuple[float, float]]]:
     """One side of each book, without an object per level of all of them at once."""
     for chunk in column.chunks:
-        bounds = numpy_of(chunk.offsets)
+        bounds = numpy_of(chunk.values.offsets)[numpy_of(chunk.offsets)] // 2
         pairs = numpy_of(chunk.values.values).reshape(-1, 2)
         for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
             yield pairs[first:stop].tolist()

@@ -84,7 +84,9 @@ class ScriptedExchange:
         now_ms: The exchange's time.
     """
 
-    def __init__(self, bars: dict[int, list], trades: list[dict] | None = None, *, now_ms: int) -> None:
+    def __init__(
+        self, bars: dict[int, list], trades: list[dict] | None = None, *, now_ms: int
+    ) -> None:
         self.bars = bars
         self.trades = trades or []
         self.now_ms = now_ms

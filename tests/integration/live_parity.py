@@ -89,7 +89,9 @@ class LiveRun:
         """Highest revisions, those not on disk yet included; blocks on the disk."""
         return keyed(self.parts.outputs.features.read_rows(self.symbols))
 
-    async def until(self, condition: Callable[[LiveRun], bool], timeout_s: float = PATIENCE_S) -> None:
+    async def until(
+        self, condition: Callable[[LiveRun], bool], timeout_s: float = PATIENCE_S
+    ) -> None:
         """Wait for a condition (evaluated in a worker thread); fails when it stays untrue."""
         async with asyncio.timeout(timeout_s):
             wait_s = POLL_S

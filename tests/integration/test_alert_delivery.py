@@ -89,7 +89,9 @@ def test_a_webhook_that_fails_stalls_and_recovers_gets_everything_once(tmp_path:
     asyncio.run(work())
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, 20))]
+)
 def test_killed_at_any_moment_nothing_is_lost_and_nothing_comes_twice(
     tmp_path: Path, seed: int
 ) -> None:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from alerts.service import read_state
 from alerts.silences import read_silences
 from main import main
 from tests.alert_receiver import SECRET, Receiver
@@ -113,30 +119,73 @@ def test_a_webhook_address_that_is_none_is_refused_without_showing_it(
     assert "a-token-in-the-path" not in said
 
 
+RULE_THAT_FIRES = """
+[[rule]]
+name = "trading"
+about = "x"
+on = "features"
+keep_s = 86400
+message = "{symbol} trades"
+when = [{ field = "trade_count", above = 1 }]
+"""
+
+
+def run_of(data_dir: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a demo run whose every symbol alerts once."""
+    rules = tmp_path / "own.toml"
+    rules.write_text(RULE_THAT_FIRES)
+    run = ["run", "--source", "demo", "--headless", "--window-duration", "1", "--http-port", "off"]
+    return [*run, "--data-dir", str(data_dir), "--alert-rules", str(rules), "--ai", "off"]
+
+
+def told(receiver: Receiver) -> list[str]:
+    return sorted(message for message in receiver.alerts() if message.endswith("trades"))
+
+
 def test_a_run_alerts_through_its_channels_and_not_again_after_a_restart(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_dir: Path
 ) -> None:
-    rules = tmp_path / "own.toml"
-    rules.write_text(
-        '[[rule]]\nname = "trading"\nabout = "x"\non = "features"\nkeep_s = 86400\n'
-        'message = "{symbol} trades at {price:.2f}"\nwhen = [{ field = "trade_count", above = 1 }]\n'
-    )
-    run = ["run", "--source", "demo", "--headless", "--window-duration", "1", "--http-port", "off"]
-    run += ["--data-dir", str(data_dir), "--alert-rules", str(rules), "--ai", "off"]
+    run = run_of(data_dir, tmp_path)
     with ServedReceiver() as receiver:
         monkeypatch.setenv("ALERT_WEBHOOK_URL", receiver.url)
         monkeypatch.setenv("ALERT_WEBHOOK_SECRET", SECRET)
         assert main([*run, "--duration", "4"]) == 0
         assert main([*run, "--duration", "2.5"]) == 0
-    told = [
-        item["labels"]["symbol"]
-        for body in receiver.taken.values()
-        for item in body["items"]
-        if item["name"] == "trading"
-    ]
-    assert sorted(told) == ["BTCUSDT", "ETHUSDT"]
+    assert told(receiver) == ["BTCUSDT trades", "ETHUSDT trades"]
     assert receiver.bad_signatures == 0
     (file,) = (data_dir / "alerts").glob("alerts-*.jsonl")
     assert {json.loads(line)["key"] for line in file.read_text().splitlines()} == set(
         receiver.taken
     )
+
+
+@pytest.mark.long
+def test_what_was_not_delivered_at_a_kill_is_delivered_by_the_next_run_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data_dir: Path, repository: Path
+) -> None:
+    command = [sys.executable, str(repository / "main.py"), *run_of(data_dir, tmp_path)]
+
+    def until(condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+    def both_wait() -> bool:
+        state = read_state(data_dir / "alerts")
+        waiting = [e for e in state.outbox if e.channel == "webhook"] if state else []
+        return sum(len(e.notification.items) for e in waiting) == 2
+
+    with ServedReceiver(*[503] * 10_000) as receiver:
+        monkeypatch.setenv("ALERT_WEBHOOK_URL", receiver.url)
+        monkeypatch.setenv("ALERT_WEBHOOK_SECRET", SECRET)
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as bot:
+            until(both_wait)
+            bot.kill()
+        receiver.script.clear()
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL) as bot:
+            until(lambda: len(told(receiver)) == 2)
+            time.sleep(3)  # windows of the second run, about which nothing more is to be told
+            bot.send_signal(signal.SIGINT)
+            assert bot.wait(20) == 0
+    assert told(receiver) == ["BTCUSDT trades", "ETHUSDT trades"]

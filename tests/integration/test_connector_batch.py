@@ -70,7 +70,7 @@ def opens_of(frame: pd.DataFrame) -> list[int]:
 
 
 def types_of(frame: pd.DataFrame) -> dict[str, str]:
-    return {name: str(kind) for name, kind in frame.dtypes.items()}
+    return {str(name): str(kind) for name, kind in frame.dtypes.items()}
 
 
 # --- candles ---

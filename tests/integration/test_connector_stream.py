@@ -38,7 +38,9 @@ class Frames:
             self.threads.add(threading.current_thread().name)
             self._more.notify_all()
 
-    def wait_for(self, is_enough: Callable[[Frames], bool], seconds: float = 20.0) -> pd.DataFrame:
+    def wait_for(
+        self, is_enough: Callable[[Frames], object], seconds: float = 20.0
+    ) -> pd.DataFrame:
         with self._more:
             assert self._more.wait_for(lambda: is_enough(self), seconds), f"only {self.rows} rows"
             return self.whole
@@ -322,4 +324,4 @@ def test_a_stream_starts_within_a_running_event_loop_and_after_close_again() -> 
 
 def test_what_is_no_function_is_no_callback() -> None:
     with pytest.raises(TypeError, match="callable"):
-        BinanceConnector(mode="streaming").on_new_data("print")
+        BinanceConnector(mode="streaming").on_new_data("print")  # type: ignore[arg-type]

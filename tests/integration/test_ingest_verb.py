@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,9 @@ def _isolated(clean_environment: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def served(table: CandleTable, market: Market = Market.UM, **options: object) -> Iterator[str]:
+def served(table: CandleTable, market: Market = Market.UM, **options: Any) -> Iterator[str]:
     """The REST address of an exchange in a thread of its own."""
-    ready: dict[str, object] = {}
+    ready: dict[str, Any] = {}
     is_ready = threading.Event()
 
     async def serve() -> None:
@@ -85,7 +86,7 @@ def test_bad_usage_is_one_line_and_exit_code_2(arguments, message, capsys):
     assert shown.count("\n") == 1
 
 
-def test_an_unknown_symbol_is_exit_code_2_and_no_exchange_3(capsys):
+def test_an_unknown_symbol_is_exit_code_2(capsys):
     with served(candle_table(TWO, 96)) as url:
         given = ["ingest", "--symbols", "NOSUCHUSDT", "--binance-rest-url", url]
         assert main.main([*given, "--log-level", "ERROR"]) == 2

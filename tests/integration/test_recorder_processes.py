@@ -33,7 +33,7 @@ def test_kill_9_at_any_moment_loses_nothing_that_rest_gives_back_and_doubles_not
     market_of: MarketOf, tmp_path: Path, data_dir: Path, seed: int, kills: int
 ) -> None:
     market, source = market_of("synthetic"), random.Random(seed)
-    sent, paths, speed = sent_in(market.recording), LakePaths.of(data_dir), 20.0
+    sent, paths, speed = sent_in(market.recording), LakePaths.of(data_dir), 10.0
     with simulating(tmp_path / "logs", recording=market.recording, speed=speed) as urls:
         for _ in range(kills):
             recorder = start_recorder(tmp_path / "logs", data_dir, variables=urls)

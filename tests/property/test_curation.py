@@ -56,7 +56,7 @@ def histories(draw: Callable) -> tuple[str, int, list[np.ndarray], int]:
     return interval, count, parts, draw(st.integers(1, 12))
 
 
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(histories(), st.integers(0, 99))
 def test_incremental_curation_equals_curating_everything(
     tmp_path_factory: pytest.TempPathFactory,

@@ -49,6 +49,13 @@ def test_for_and_keep_of_market_rules_count_exchange_time() -> None:
     assert found == [(10, "burst", "firing"), (45, "burst", "resolved")]
 
 
+def test_between_threshold_and_release_it_still_holds() -> None:
+    machine = engine(book({**BURST, "keep_s": 12}))
+    for number, value in enumerate([6, 3, 1, 1, 6]):
+        machine.observe(row_reading(T0 + number * 5_000, v=value), T0)
+    assert machine.fired_count == 1
+
+
 def test_what_does_not_last_long_enough_never_fires() -> None:
     machine = engine(book({**BURST, "for_s": 10}))
     for second, value in [(0, 6), (5, 6), (9, 3), (10, 6), (15, None), (16, 6), (24, 6)]:
@@ -91,6 +98,25 @@ def test_groups_wait_then_keep_their_distance_and_hold_what_came_between() -> No
         7: [("ETHUSDT", ["a"])],
         62: [("BTCUSDT", ["a"])],
     }
+
+
+def test_what_is_worse_does_not_wait_for_the_groups_interval() -> None:
+    levels = [("a", "warning"), ("b", "error"), ("c", "error")]
+    rules = book(
+        *(
+            {"name": n, "severity": s, "on": "health", "when": [{"field": n, "above": 1}]}
+            for n, s in levels
+        ),
+        delivery={"group_wait_s": 2, "group_interval_s": 60},
+    )
+    machine = engine(rules)
+    found = {}
+    for second in range(80):
+        values = {"a": 1, "b": int(second >= 10), "c": int(second >= 20)}
+        machine.observe(health(**values), T0 + second * 1_000)
+        for note in machine.tick(T0 + second * 1_000):
+            found[second] = [i.name for i in note.items]
+    assert found == {2: ["a"], 12: ["b"], 72: ["c"]}
 
 
 def test_a_lasting_alert_is_repeated_and_its_end_is_told() -> None:
@@ -237,6 +263,19 @@ def test_a_machine_that_slept_does_not_take_its_own_silence_for_the_feeds() -> N
     assert told(machine, T0 + 3_600_000) == []
     found = [told(machine, T0 + 3_600_000 + s * 1_000) for s in range(1, 16)]
     assert found == [[]] * 14 + [[("stale", "firing")]]
+
+
+def test_incomplete_windows_without_a_trade_are_silence() -> None:
+    """A dead route's windows are emitted all the same."""
+    machine = engine(book(STALE), symbols=("BTCUSDT", "ETHUSDT"))
+    machine.tick(T0)
+    found = []
+    for second in range(16):
+        at_ms = T0 + second * 1_000
+        machine.observe(row_reading(at_ms, complete=False, trade_count=0), at_ms)
+        machine.observe(row_reading(at_ms, "ETHUSDT", complete=False, trade_count=3), at_ms)
+        found += [(second, n.symbol) for n in machine.tick(at_ms)]
+    assert found == [(15, "BTCUSDT")]
 
 
 def test_a_symbol_that_never_came_is_noticed_and_its_coming_ends_it() -> None:

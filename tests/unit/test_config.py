@@ -67,6 +67,7 @@ def test_symbols_are_split_upper_cased_and_unique() -> None:
         ("source", "file:x"),
         ("source", "replay:"),
         ("source", "replay:absent.ndjson"),
+        ("source", "replay:."),
         ("duration", "0"),
         ("duration", "nan"),
         ("headless", "perhaps"),
@@ -198,6 +199,42 @@ def test_a_recording_is_named_without_extensions(tmp_path: Path) -> None:
     assert recording_name(tmp_path / "a.ndjson.gz") == "a"
     assert recording_name(tmp_path / "days") == "days"
     assert recording_name(tmp_path / ".hidden") == ".hidden"
+
+
+def recorded_days(data_folder: Path, date: str = "2024-07-18") -> Path:
+    """The stream folder of a data folder in which a recorder wrote one day."""
+    stream = data_folder / "raw" / "stream"
+    (stream / "trades" / date).mkdir(parents=True)
+    (stream / "depth" / date).mkdir(parents=True)
+    return stream
+
+
+def test_recorded_days_are_found_below_a_data_folder_by_market(tmp_path: Path) -> None:
+    futures, spot = recorded_days(tmp_path / "mine"), recorded_days(tmp_path / "mine" / "spot")
+    source = f"replay:{tmp_path / 'mine'}"
+    assert Settings(source=source).replay_path == futures
+    assert Settings(source=source, market="spot").replay_path == spot
+    day = futures / "depth" / "2024-07-18"
+    for path in (futures, day):
+        assert Settings(source=f"replay:{path}").replay_path == path
+    names = {path: Settings(source=f"replay:{path}").data_root.name for path in (futures, day)}
+    assert names == {futures: "mine", day: "mine-2024-07-18"}
+    assert Settings(source=source, market="spot").data_root == Path("data-replay/mine")
+
+
+def test_recorded_days_that_grow_stay_themselves(tmp_path: Path) -> None:
+    stream = recorded_days(tmp_path / "mine")
+    (tmp_path / "mine" / "source.json").write_text('{"market": "um", "host": "a"}')
+    settings = Settings(source=f"replay:{tmp_path / 'mine'}")
+    described = settings.source_description
+    assert described["recording"] == "mine"
+    (stream / "trades" / "2024-07-19").mkdir()
+    assert settings.source_description == described
+    assert Settings(source=f"replay:{stream}").source_description == described
+    day = Settings(source=f"replay:{stream / 'trades' / '2024-07-19'}").source_description
+    assert day["recording"] == "mine-2024-07-19"
+    (tmp_path / "mine" / "source.json").write_text('{"market": "um", "host": "b"}')
+    assert settings.source_description != described
 
 
 def test_addresses_follow_the_market() -> None:

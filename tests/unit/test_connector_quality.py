@@ -42,17 +42,21 @@ def minutes(*numbers: int) -> list[int]:
     return [T0 + MINUTE * n for n in numbers]
 
 
+def hole(first: int, after: int) -> Gap:
+    return Gap(T0 + MINUTE * first, T0 + MINUTE * after, after - first)
+
+
 def test_the_row_after_a_hole_is_marked_and_nothing_else() -> None:
     checked = checker().check(bars(minutes(0, 1, 4, 5)))
     assert checked.columns["gap"].tolist() == [False, False, True, False]
-    assert checked.gaps == [Gap(*minutes(2, 4), missing=2)]
+    assert checked.gaps == [hole(2, 4)]
     assert len(checked.columns["close"]) == 4
 
 
 def test_a_hole_between_two_pieces_is_found() -> None:
     check = checker(expected=T0)
     assert check.check(bars(minutes(0, 1))).gaps == []
-    assert check.check(bars(minutes(3))).gaps == [Gap(*minutes(2, 3), missing=1)]
+    assert check.check(bars(minutes(3))).gaps == [hole(2, 3)]
     assert check.check(bars([])).gaps == []
     assert check.check(bars(minutes(4))).columns["gap"].tolist() == [False]
 
@@ -62,7 +66,7 @@ def test_missing_rows_at_both_ends_of_a_range_are_found() -> None:
     checked = check.check(bars(minutes(2, 3)))
     assert checked.columns["gap"].tolist() == [True, False]
     checked = check.ended(checked, T0 + 6 * MINUTE)
-    assert checked.gaps == [Gap(*minutes(0, 2), missing=2), Gap(*minutes(4, 6), missing=2)]
+    assert checked.gaps == [hole(0, 2), hole(4, 6)]
     assert check.ended(checked, T0 + 4 * MINUTE).gaps == checked.gaps
 
 
@@ -75,7 +79,7 @@ def test_a_filled_hole_has_flat_rows_at_the_last_close_each_marked() -> None:
     assert columns["volume"].tolist() == [2.0, 0.0, 0.0, 2.0]
     assert columns["trade_count"].tolist() == [3, 0, 0, 3]
     assert columns["close_time_ms"].tolist() == [t + MINUTE - 1 for t in minutes(0, 1, 2, 3)]
-    assert checked.gaps == [Gap(*minutes(1, 3), missing=2)]
+    assert checked.gaps == [hole(1, 3)]
 
 
 def test_a_hole_between_pieces_is_filled_with_the_close_before_it() -> None:

@@ -59,9 +59,10 @@ def test_keys_arrive_one_by_one_and_the_mode_is_put_back() -> None:
 def test_the_mode_is_put_back_before_an_abrupt_end() -> None:
     termios = pytest.importorskip("termios", reason="no terminal modes here")
     ours, theirs = os.openpty()
+    seen: list[str] = []
 
     async def work() -> None:
-        with os.fdopen(theirs, "r", closefd=False) as stream, reading_keys(stream, [].append):
+        with os.fdopen(theirs, "r", closefd=False) as stream, reading_keys(stream, seen.append):
             assert termios.tcgetattr(theirs) != before
             restore_keys()
             assert termios.tcgetattr(theirs) == before

@@ -14,6 +14,7 @@ from dashboard.layout import frame
 from dashboard.scene import Scene, View, pressed
 from dashboard.screen import Painter
 from dashboard.state import DashboardState
+from docs import dashboard_pictures
 from docs.dashboard_pictures import svg_of
 from domain.events import AnalysisUnavailable, ConnectionState
 from domain.flow import Origin
@@ -145,7 +146,9 @@ def test_a_health_reading_that_no_longer_comes_is_dated(market: DashboardState) 
 
 
 def test_what_keeps_an_attached_dashboard_waiting_is_said_first(market: DashboardState) -> None:
-    assert text_of(scene(market, trouble="no bot answers there")).startswith("✗ no bot answers")
+    text = text_of(scene(market, trouble="no bot answers there"))
+    assert text.startswith("✗ no bot answers")
+    assert "? trades #0 healthy" in text  # the last that was heard of it
 
 
 def test_keys_choose_symbol_zoom_help_and_stop(market: DashboardState) -> None:
@@ -241,6 +244,17 @@ def test_pictures_are_stable(
 ) -> None:
     stored = repository / "tests" / "unit" / f"dashboard_{columns}x{rows}.svg"
     assert svg_of(scene(market), columns, rows) == stored.read_text(encoding="utf-8")
+
+
+def test_the_readmes_pictures_are_what_the_recording_gives(
+    repository: Path, recordings_dir: Path, tmp_path: Path
+) -> None:
+    recording = recordings_dir / "recordings" / "usdm_20240718.ndjson.gz"
+    assert dashboard_pictures.main([str(recording), str(tmp_path)]) == 0
+    for drawn in tmp_path.glob("*.svg"):
+        stored = repository / "docs" / "screenshots" / drawn.name
+        assert drawn.read_text(encoding="utf-8") == stored.read_text(encoding="utf-8")
+    assert len(list(tmp_path.glob("*.svg"))) == len(dashboard_pictures.SIZES)
 
 
 def test_lines_of_a_frame_are_rich_text(market: DashboardState) -> None:

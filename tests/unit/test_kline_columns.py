@@ -82,7 +82,7 @@ def test_what_is_no_candle_is_refused(body: bytes) -> None:
 
 
 def test_a_time_that_is_no_whole_number_is_refused() -> None:
-    row = [ROW[0] + 0.5, *ROW[1:]]
+    row = [1_721_347_200_000.5, *ROW[1:]]
     with pytest.raises(ValueError):
         decode_kline_columns(body_of([row]))
 

@@ -62,6 +62,16 @@ def test_bad_usage_is_one_line_and_exit_code_2(
     assert captured.out == ""
 
 
+def test_recorded_days_of_another_market_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine" / "raw" / "stream" / "trades").mkdir(parents=True)
+    (tmp_path / "mine" / "source.json").write_text('{"market": "um", "host": "x"}')
+    for path in ("mine", "mine/raw/stream"):
+        assert main.main(["replay", path, "--market", "spot"]) == 2
+        assert "MARKET (--market): " in capsys.readouterr().err
+
+
 def test_a_replay_has_no_duration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "day.ndjson").touch()
     assert main.main(["--source", "replay:day.ndjson", "--duration", "5"]) == 2
