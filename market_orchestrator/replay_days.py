@@ -10,15 +10,13 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 import numpy as np
 import structlog
 
-from binance_api.decode import parse_decimal
-from binance_api.endpoints import Route, StreamKind, stream_name
-from binance_api.wire import DepthFrame, DepthMessage, SpotDepthFrame, SpotPartialDepthMessage
+from binance_api.endpoints import Route
 from domain.errors import SourceError, StorageError
 from domain.market import NO_VALUE, TRADE_DTYPE, Market
 from lake.columns import numpy_of
@@ -35,6 +33,7 @@ from lake.stream_files import (
     symbol_codes,
 )
 from market_orchestrator.market_flow import MarketFlow
+from market_orchestrator.replay_rows import depth_frames, symbol_numbers, trade_rows
 
 log = structlog.get_logger()
 
@@ -48,8 +47,6 @@ _MOST_BOOKS: Final = 100_000  # the same
 _ATTEMPTS: Final = 20
 _STAMP: Final = re.compile(r"\d{8}_\d{6}")
 _NEVER: Final = 2**63 - 1
-_EXACT_BELOW: Final = 2**53
-_MOST_DECIMALS: Final = 12
 _SOCKET: Final = 1
 
 
@@ -241,7 +238,7 @@ class RecordedDays:
         self, date: str, start_ms: int, end_ms: int, index: Mapping[str, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         tables = self._tables("trades", date, start_ms, end_ms)
-        rows = np.concatenate([_NOTHING.trades, *(_trade_rows(t, index) for t in tables)])
+        rows = np.concatenate([_NOTHING.trades, *(trade_rows(t, index) for t in tables)])
         # Each trade once: where it was received as well as repaired, as received.
         is_repaired = rows["receive_time_ns"] == NO_VALUE
         rows = rows[np.lexsort((is_repaired, rows["agg_trade_id"], rows["symbol_index"]))]
@@ -276,8 +273,8 @@ class RecordedDays:
         books: list[bytes] = []
         due, times_ms = [_NOTHING.books_due], [_NOTHING.books_due]
         for table in self._tables("depth", date, start_ms, end_ms):
-            books += _depth_frames(table, index, market)
-            is_wanted = _wanted(table, index) >= 0
+            books += depth_frames(table, index, market)
+            is_wanted = symbol_numbers(table, index) >= 0
             due.append(numpy_of(table.column("receive_time_ns"))[is_wanted])
             times_ms.append(numpy_of(table.column("transact_time_ms"))[is_wanted])
         return books, np.concatenate(due), np.concatenate(times_ms)
@@ -339,92 +336,3 @@ class RecordedDays:
 def _first_due(times_ms: np.ndarray, due_ns: np.ndarray, from_ms: int) -> int:
     """When the first of the rows sent since a time is due; never if there is none."""
     return int(due_ns[times_ms >= from_ms].min(initial=_NEVER))
-
-
-def _wanted(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
-    """int32[n]: each row's symbol as its row number, -1 where it was not asked for."""
-    codes, names = symbol_codes(table)
-    numbers: np.ndarray = np.array([index.get(name, -1) for name in names], np.int32)[codes]
-    return numbers
-
-
-def _trade_rows(table: StreamTable, index: Mapping[str, int]) -> np.ndarray:
-    """Rows of a table in ``TRADE_SCHEMA``, in its order; numbers are what their doubles stand for."""
-    rows = np.zeros(table.num_rows, TRADE_DTYPE)
-    rows["symbol_index"] = _wanted(table, index)
-    for name in ("agg_trade_id", "first_trade_id", "last_trade_id", "transact_time_ms"):
-        rows[name] = numpy_of(table.column(name))
-    rows["is_buyer_maker"] = numpy_of(table.column("is_buyer_maker"))
-    for name in ("event_time_ms", "receive_time_ns"):
-        column: Any = table.column(name)
-        rows[name] = numpy_of(column.fill_null(NO_VALUE))
-    rows["price"], rows["price_decimals"] = _scaled(numpy_of(table.column("price")))
-    without_rpi = numpy_of(table.column("quantity_ex_rpi"))
-    is_known = ~np.isnan(without_rpi)
-    quantity = _scaled(numpy_of(table.column("quantity")))
-    without = _scaled(np.where(is_known, without_rpi, 0.0))
-    decimals = np.maximum(quantity[1], without[1])
-    rows["quantity"], rows["quantity_decimals"] = _at(quantity, decimals), decimals
-    rows["quantity_ex_rpi"] = np.where(is_known, _at(without, decimals), NO_VALUE)
-    return rows[rows["symbol_index"] >= 0]
-
-
-def _scaled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(int64[n], uint8[n]): the shortest decimals that these doubles are the nearest ones to."""
-    mantissa, decimals = np.zeros(len(values), np.int64), np.zeros(len(values), np.uint8)
-    left = np.arange(len(values))
-    for places in range(_MOST_DECIMALS + 1):
-        wanted = values[left]
-        whole = np.rint(wanted * 10.0**places)
-        is_exact = (whole / 10.0**places == wanted) & (whole < _EXACT_BELOW)
-        mantissa[left[is_exact]], decimals[left[is_exact]] = whole[is_exact], places
-        left = left[~is_exact]
-        if not len(left):
-            break
-    for place in left.tolist():
-        parsed = parse_decimal(np.format_float_positional(values[place], trim="-"))
-        if parsed is None:
-            raise StorageError(f"{values[place]} has more digits than a trade can have")
-        mantissa[place], decimals[place] = parsed
-    return mantissa, decimals
-
-
-def _at(numbers: tuple[np.ndarray, np.ndarray], decimals: np.ndarray) -> np.ndarray:
-    """Mantissas at these decimals, which are no fewer than they have."""
-    mantissa, have = numbers
-    scaled: np.ndarray = mantissa * 10 ** (decimals - have).astype(np.int64)
-    return scaled
-
-
-def _depth_frames(table: StreamTable, index: Mapping[str, int], market: Market) -> list[bytes]:
-    """The wanted rows of a table in ``DEPTH_SCHEMA`` as combined frames, in its order."""
-    codes, names = symbol_codes(table)
-    streams = [stream_name(StreamKind.DEPTH20, name) for name in names]
-    columns = [
-        numpy_of(table.column(name)).tolist()
-        for name in ("event_time_ms", "transact_time_ms", "first_update_id", "final_update_id")
-    ]
-    before = table.column("prev_final_update_id").to_pylist()
-    sides = (_levels(table.column("bids")), _levels(table.column("asks")))
-    frames = []
-    for code, event_ms, time_ms, first, final, previous, bids, asks in zip(
-        codes.tolist(), *columns, before, *sides, strict=True
-    ):
-        if names[code] not in index:
-            continue
-        if market is Market.SPOT:
-            partial = SpotPartialDepthMessage(final, bids, asks)
-            frames.append(msgspec.json.encode(SpotDepthFrame(streams[code], partial)))
-            continue
-        message = DepthMessage(event_ms, names[code], first, final, bids, asks, time_ms, previous)
-        frames.append(msgspec.json.encode(DepthFrame(streams[code], message)))
-    return frames
-
-
-def _levels(column: Any) -> Iterator[list[tuple[float, float]]]:
-    """One side of each book, without an object per level of all of them at once."""
-    for chunk in column.chunks:
-        bounds = numpy_of(chunk.values.offsets)[numpy_of(chunk.offsets)] // 2
-        pairs = numpy_of(chunk.values.values).reshape(-1, 2)
-        for first, stop in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
-            yield pairs[first:stop].tolist()

@@ -75,7 +75,7 @@ def recorded(market_of: MarketOf, tmp_path_factory: pytest.TempPathFactory) -> P
 def sources(folder: Path) -> set[str]:
     paths = LakePaths.of(folder)
     return {
-        source
+        str(source)
         for date in stream_dates(paths, "trades")
         for path in stream_files(paths, "trades", date)
         for source in read_stream_file(path, "trades", columns=["source"])["source"].to_pylist()
@@ -122,10 +122,10 @@ def test_a_hole_repaired_from_rest_is_whole_when_replayed(
 ) -> None:
     market = market_of("synthetic")
     plan = FaultPlan(
-        faults=[
+        faults=(
             Fault(at_ms=20_000, kind=FaultKind.MISSING, route="trades", count=60),
             Fault(at_ms=62_000, kind=FaultKind.DISCONNECT, route="trades", mode="abort"),
-        ]
+        )
     )
     live = record(market, tmp_path / "live", plan)
     replayed = replay_days(tmp_path / "live", tmp_path / "replayed")

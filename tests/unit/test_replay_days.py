@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +27,8 @@ from lake.stream_files import (
     write_stream_file,
 )
 from market_orchestrator.replay import symbols_in
-from market_orchestrator.replay_days import RecordedDays, _scaled
+from market_orchestrator.replay_days import RecordedDays
+from market_orchestrator.replay_rows import scaled
 from tests.trade_frames import START_MS
 from tests.unit.test_replay import SYMBOLS, Outcome, market, recording, trade_line
 
@@ -51,14 +53,14 @@ def store(paths: LakePaths, lines: Sequence[bytes], *, repaired: Sequence[int] =
     if not payloads:
         return
     books = [json.loads(payload)["data"] for payload in payloads]
-    columns = {
+    columns: dict[str, Any] = {
         name: np.array([book[key] for book in books], np.int64)
         for name, key in (
             *(("event_time_ms", "E"), ("transact_time_ms", "T"), ("first_update_id", "U")),
             *(("final_update_id", "u"), ("prev_final_update_id", "pu")),
         )
     }
-    sides = {
+    sides: dict[str, Any] = {
         name: LevelColumn(
             np.array([len(book[key]) for book in books], np.int64),
             np.array([float(x) for book in books for level in book[key] for x in level]),
@@ -196,6 +198,6 @@ def test_books_keep_their_levels_and_receive_times(tmp_path: Path, of: Market) -
 @given(st.lists(st.tuples(st.integers(1, 10**15 - 1), st.integers(0, 15)), min_size=1))
 def test_numbers_are_the_decimals_that_were_sent(sent: list[tuple[int, int]]) -> None:
     exact = [Decimal(mantissa).scaleb(-decimals) for mantissa, decimals in sent]
-    mantissa, decimals = _scaled(np.array([float(number) for number in exact]))
+    mantissa, decimals = scaled(np.array([float(number) for number in exact]))
     pairs = zip(mantissa.tolist(), decimals.tolist(), strict=True)
     assert [Decimal(m).scaleb(-d) for m, d in pairs] == exact
