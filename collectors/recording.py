@@ -18,6 +18,7 @@ from collectors.recorder import Recorder, RecorderSettings
 from collectors.repair import RecorderRepair, RepairSettings
 from collectors.repair_archive import PublicArchive
 from collectors.repair_rest import TradeHistory
+from collectors.stored_holes import enter_stored_holes
 from domain.errors import StorageError
 from domain.events import ConnectionEvent
 from lake.gap_ledger import GapLedger
@@ -31,6 +32,7 @@ from market_orchestrator.connection.contract import FrameBatch
 log = structlog.get_logger()
 
 ROLE = "recorder"
+_LOOK_BACK_DATES = 3  # as far as REST reaches back
 
 
 class RecordingSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +85,7 @@ class Recording:
         archive: PublicArchive,
     ) -> None:
         self._settings = settings
+        self._paths = paths
         self.ledger = GapLedger(paths.gaps, ROLE)
         self.recorder = Recorder(
             settings.recorder, paths, self.ledger, Quarantine(paths.quarantine)
@@ -118,6 +121,14 @@ class Recording:
         """
         await asyncio.to_thread(self.compaction.recover)
         await self.recorder.open()
+        # Files that were damaged or removed meanwhile; older ones are the verb repair's.
+        await asyncio.to_thread(
+            enter_stored_holes,
+            self._paths,
+            self.ledger,
+            at_ns=time.time_ns(),
+            dates=_LOOK_BACK_DATES,
+        )
 
     async def run(self) -> None:
         """Record, repair and merge until cancelled.

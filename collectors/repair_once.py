@@ -5,6 +5,7 @@ Consumes the recorder's ledger, the exchange and the archive, produces a ``Repai
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 
@@ -14,6 +15,7 @@ from binance_api.rest import RestClient
 from collectors.repair import RecorderRepair, RepairSettings
 from collectors.repair_archive import PublicArchive
 from collectors.repair_plan import Turn, turn_of
+from collectors.stored_holes import enter_stored_holes
 from domain.events import GapState
 from domain.market import Market
 from lake.gap_ledger import Gap, GapLedger
@@ -140,6 +142,7 @@ async def repair_once(
         wall_ns=time.time_ns,
         monotonic=time.monotonic,
     )
+    await asyncio.to_thread(enter_stored_holes, paths, ledger, at_ns=time.time_ns())
     before = _count(_waiting(ledger))
     total = sum(before.values())
     repair.on_progress = lambda: on_progress(total - sum(_count(_waiting(ledger)).values()), total)

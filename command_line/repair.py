@@ -38,11 +38,13 @@ def _run(given: dict[str, Any]) -> int:
 async def _repair(settings: Settings) -> int:
     from collectors.recording import ROLE
     from lake.source import is_claimed
+    from lake.stream_files import stream_dates
 
     paths = settings.paths
     journal = paths.gaps / f"{ROLE}.jsonl"
-    if not is_claimed(paths.root, settings.source_description) or not journal.exists():
-        print(f"No recorder has found a hole in {paths.root}.")
+    is_recorded = journal.exists() or bool(stream_dates(paths, "trades"))
+    if not is_claimed(paths.root, settings.source_description) or not is_recorded:
+        print(f"Nothing is recorded in {paths.root}.")
         return 0
     report = await _work_off(settings)
     print(report.text())

@@ -37,7 +37,9 @@ def _run(given: dict[str, Any]) -> int:
         source = "demo" if settings.source == "demo" else "live"
         mode = f"{source} {settings.market.value}"
         terminal = terminal_of(mode, lambda: list(writer.recent)) if with_view else None
-        serving = monitoring(settings, "run", bot.read, bus=bot.bus, writer=writer)
+        serving = monitoring(
+            settings, "run", bot.read, bus=bot.bus, writer=writer, others={"alerts": alerts}
+        )
         work = beside(bot.run(), watch(bot.bus, terminal), serving)
         return run_loop(alerted(work, alerts))
 

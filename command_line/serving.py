@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from monitoring.health import Readings
     from monitoring.http_server import HttpSettings
     from monitoring.logging import LogWriter
-    from monitoring.serving import MonitoringSettings, Publisher
+    from monitoring.serving import MonitoringSettings, Part, Publisher
 
 SERVING = ("http_host", "http_port")
 """Flags of every verb that serves."""
@@ -31,6 +31,7 @@ def monitoring(
     writer: LogWriter,
     bus: EventBus | None = None,
     progress: Callable[[Readings], int] | None = None,
+    others: Mapping[str, Part] | None = None,
 ) -> Coroutine[Any, Any, None]:
     """What runs beside the work, to be given to ``beside``.
 
@@ -41,6 +42,7 @@ def monitoring(
         writer: Of the log.
         bus: The verb's events, if it has any.
         progress: Grows while the work gets on; default: frames received.
+        others: Parts beside the work that are measured as well, by name.
 
     Raises:
         ConfigError: An address beyond this machine without a token, or a broker without its package.
@@ -51,7 +53,7 @@ def monitoring(
         read=read,
         progress=frames_received if progress is None else progress,
         bus=bus,
-        others={"log": writer},
+        others={"log": writer, **(others or {})},
         broker=None if bus is None else _broker(settings),
     )
     return serve_monitoring(_settings(settings, verb), sources)

@@ -28,7 +28,8 @@ FILES_KEPT = 3
 CLOSE_TIMEOUT_S = 2.0
 SHORTEST_SECRET = 6
 _SECRET_NAME = re.compile(
-    r"(^|_)(api_?key|secret|token|password|passwd|authorization|signature)$", re.IGNORECASE
+    r"(^|_)(api_?key|secret|token|password|passwd|authorization|signature)$|^ALERT_(URLS|WEBHOOK_URL)$",
+    re.IGNORECASE,
 )
 _SECRET_TEXT = re.compile(
     r"(?i)(\b(?:signature|api_?key|token|secret|password)=|\bbearer\s+)[^\s&\"'\\]+"

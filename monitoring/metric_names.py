@@ -277,6 +277,17 @@ METRICS: tuple[Metric, ...] = (
         scale=_MS,
     ),
     _metric("ai_in_flight", "Questions under way.", r"ai\.in_flight"),
+    # --- alerts ---
+    _metric("alert_rules", "Alert rules in force.", r"alerts\.rules"),
+    _metric("alerts_firing", "Alerts firing.", r"alerts\.firing"),
+    _metric("alerts_fired_total", "Alerts that began to fire.", r"alerts\.fired"),
+    _metric("alerts_muted_total", "Alerts muted by silence or inhibition.", r"alerts\.muted"),
+    _metric(
+        "alert_notifications_waiting",
+        "Notifications not delivered yet.",
+        r"alerts\.outbox\.(?P<channel>console|file|webhook|apprise)\.waiting",
+    ),
+    _metric("alert_failed_sends_total", "Deliveries that failed.", r"alerts\.failed_sends"),
     # --- logs ---
     _metric("log_lines_total", "Log lines written.", r"log\.written_count"),
     _metric(

@@ -81,7 +81,7 @@ def test_repair_ends_with_4_when_something_may_be_repaired_later(paths, capsys):
 
 def test_repair_of_a_folder_without_a_recording_says_that_there_is_nothing(tmp_path, capsys):
     assert main.main(["repair", "--source", "demo", "--data-dir", str(tmp_path / "none")]) == 0
-    assert "No recorder has found a hole" in capsys.readouterr().out
+    assert "Nothing is recorded" in capsys.readouterr().out
     assert not (tmp_path / "none").exists()
 
 
@@ -176,4 +176,6 @@ def test_repairs_killed_at_random_moments_store_every_trade_once(tmp_path):
             program.kill()
         assert Program(tmp_path, "repair", "--data-dir", data, variables=urls).wait() == 0
         for symbol, ids in wanted.items():
-            assert stored_ids(paths, symbol) == ids
+            found = stored_ids(paths, symbol)  # and what lies between two of the holes
+            assert len(found) == len(set(found))
+            assert set(ids) <= set(found)
