@@ -18,6 +18,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -129,7 +130,10 @@ def _missing(error: ModuleNotFoundError) -> int:
 def _log_crash(error: BaseException) -> None:
     import structlog
 
-    structlog.get_logger().critical("program.crashed", exc_info=error)
+    if structlog.is_configured():
+        structlog.get_logger().critical("program.crashed", exc_info=error)
+    else:  # its default shows local variables, and those may be secrets
+        traceback.print_exception(error)
     first = _leaves(error)[0] if isinstance(error, BaseExceptionGroup) else error
     text = " ".join(str(first).split())
     print(f"error: unexpected {type(first).__name__}: {text} (see the log)", file=sys.stderr)

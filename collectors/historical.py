@@ -86,7 +86,8 @@ class HistoryReport(msgspec.Struct, frozen=True):
             lines.append("  ".join((*texts, row[7])).rstrip())
         states = Counter(outcome.state for outcome in self.outcomes)
         total = ", ".join(f"{states[state]} {state}" for state in MonthState if states[state])
-        return "\n".join((*lines, f"{len(self.outcomes)} months: {total}"))
+        count = len(self.outcomes)
+        return "\n".join((*lines, f"{count} month{'s' * (count != 1)}: {total}"))
 
 
 def _row(outcome: MonthOutcome) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from command_line.running import run_loop
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
-from domain.errors import StorageError
+from domain.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from audit.check_completeness import CompletenessReport
@@ -52,6 +52,8 @@ def _run(given: dict[str, Any]) -> int:
     first, last = given.pop("from", None), given.pop("to", None)
     pages = given.pop("rest_pages")
     settings = settings_of(given)
+    if not settings.paths.root.is_dir():
+        raise ConfigError(f"DATA_DIR (--data-dir): {settings.paths.root} does not exist")
     with logging_for(settings):
         report: CompletenessReport | StreamReport | None
         if what == "completeness":
