@@ -51,6 +51,11 @@ sys.exit(main.main(sys.argv[1:]))
 """
 
 
+def _mind_a_hang_up() -> None:
+    """Whoever started the tests (nohup) may have told their processes to ignore it."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal80:
     """A program on a pseudo-terminal, and what its screen shows."""
 
@@ -66,6 +71,7 @@ class Terminal80:
             dimensions=(rows, columns),
             env=environment,
             timeout=5,
+            preexec_fn=_mind_a_hang_up,
         )
         self.mode = termios.tcgetattr(self.child.child_fd)
 
