@@ -1,4 +1,4 @@
-# Targets: setup run test test-long check format bench bench-setup docs lock clean
+# Targets: setup setup-research run test test-long check format bench bench-setup docs lock clean
 # Windows without make: the README gives the same commands for PowerShell.
 
 ifeq ($(OS),Windows_NT)
@@ -17,7 +17,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.12 --generate-h
 	--no-emit-index-url --no-emit-find-links --no-header
 BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
 
-.PHONY: setup run test test-long check format bench bench-smoke bench-setup docs lock clean
+.PHONY: setup setup-research run test test-long check format bench bench-smoke bench-setup docs lock clean
 .DEFAULT_GOAL := setup
 
 # $(call environment,FOLDER,PYTHON IN IT,LOCK): installs only when the lock is not the one installed.
@@ -38,6 +38,13 @@ endef
 
 setup:
 	$(call environment,$(VENV),$(PYTHON),requirements/dev.txt)
+
+# What training needs (torch): a few GB, on top of the same environment.
+setup-research: setup
+	@if ! cmp -s requirements/research.txt $(VENV)/installed-research.txt; then \
+		echo "adding requirements/research.txt to $(VENV)"; \
+		$(PYTHON) $(PIP_INSTALL) requirements/research.txt && cp requirements/research.txt $(VENV)/installed-research.txt; \
+	fi
 
 run: setup
 	$(PYTHON) main.py run --source demo
@@ -84,6 +91,7 @@ docs: setup
 lock:
 	$(COMPILE) $(UPGRADE) requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) $(UPGRADE) requirements/run.in -c requirements/dev.txt -o requirements/run.txt
+	$(COMPILE) $(UPGRADE) requirements/research.in -c requirements/dev.txt -o requirements/research.txt
 	$(COMPILE) $(UPGRADE) requirements/bench.in -o requirements/bench.txt
 
 clean:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import msgspec
+import numpy as np
 
 FIRST_MS = 1_230_768_000_000  # 2009-01-01: before the first exchange
 LAST_MS = 4_102_444_800_000  # 2100-01-01
@@ -26,6 +27,20 @@ class Rejection(msgspec.Struct, frozen=True, gc=False):
     payload: bytes
     receive_time_ns: int
     symbol: str | None = None
+
+
+def contradictions(rows: np.ndarray, symbols: Sequence[str]) -> list[Rejection]:
+    """Trades (``TRADE_DTYPE``) whose id was seen with another payload, as rejected input."""
+    names = rows.dtype.names or ()
+    return [
+        Rejection(
+            "id already seen with another payload",
+            msgspec.json.encode(dict(zip(names, row.tolist(), strict=True))),
+            int(row["receive_time_ns"]),
+            symbols[int(row["symbol_index"])],
+        )
+        for row in rows
+    ]
 
 
 class Control(msgspec.Struct, frozen=True, gc=False):

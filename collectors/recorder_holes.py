@@ -46,7 +46,7 @@ class HoleBook:
     def enter(self, min_age_s: float) -> None:
         """Enter holes (of trades those at least so old), and what has arrived of earlier ones."""
         for hole in self._rows.take_holes(min_age_s):
-            self._found(hole)
+            self._ledger.enter(hole)
             self.on_hole(hole)
         for ids in self._rows.take_filled():
             self._ledger.resolve(
@@ -73,7 +73,7 @@ class HoleBook:
         repaired = [gap for gap in self._ledger.all() if gap.state is GapState.REPAIRED]
         for hole in self._rows.take_holes(0.0):
             for part in _without(hole, repaired):
-                self._found(part)
+                self._ledger.enter(part)
         self.enter(0.0)
 
     def flush(self) -> None:
@@ -84,20 +84,6 @@ class HoleBook:
         """
         self._quarantine.flush()
         self._ledger.flush()
-
-    def _found(self, hole: GapEvent) -> None:
-        self._ledger.found(
-            hole.kind,
-            hole.symbol,
-            hole.first_id,
-            hole.last_id,
-            cause=hole.cause,
-            at_ns=hole.at_ns,
-            from_ms=hole.from_ms,
-            until_ms=hole.until_ms,
-            repairable_until_ms=hole.repairable_until_ms,
-            state=hole.state,
-        )
 
 
 def _without(hole: GapEvent, repaired: list[Gap]) -> list[GapEvent]:

@@ -15,7 +15,7 @@ import numpy as np
 from binance_api.decode import decode_trades
 from binance_api.decode_depth import decode_depth
 from binance_api.endpoints import AGG_TRADES_REACH_MS, Route
-from binance_api.frames import Rejection
+from binance_api.frames import Rejection, contradictions
 from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.events import GapEvent, GapState
 from domain.market import DepthTop, Market
@@ -147,7 +147,7 @@ class StreamRows:
         now_ns = self._monotonic_ns()
         checked = self.validator.check_trades(rows, now_ns, authoritative=from_rest)
         if len(checked.rejected_rows):
-            self.reject(self._contradictions(checked.rejected_rows))
+            self.reject(contradictions(checked.rejected_rows, self.symbols))
         if len(checked.rows):
             self._trades.append(checked.rows)
             self.row_count += len(checked.rows)
@@ -245,18 +245,6 @@ class StreamRows:
         self.reject([Rejection(FAULTY, top.payload, top.receive_time_ns, top.symbol)])
         at_ms = top.transact_time_ms
         self._depth_holes.append(self._depth_hole(top.symbol, FAULTY, at_ms, at_ms + 1))
-
-    def _contradictions(self, rows: np.ndarray) -> list[Rejection]:
-        names = rows.dtype.names or ()
-        return [
-            Rejection(
-                "id already seen with another payload",
-                msgspec.json.encode(dict(zip(names, row.tolist(), strict=True))),
-                int(row["receive_time_ns"]),
-                self.symbols[int(row["symbol_index"])],
-            )
-            for row in rows
-        ]
 
     # --- out ------------------------------------------------------------------------------
 

@@ -16,11 +16,12 @@ import structlog
 
 from binance_api.endpoints import StreamKind, stream_name, symbol_of
 from binance_api.errors import ExchangeError
+from binance_api.listing import listed
 from binance_api.rest import RestClient
 from collectors.recorder_rows import StreamRows
 from collectors.recording import Recording, RecordingSettings
 from collectors.repair_archive import PublicArchive
-from domain.errors import ConfigError, StorageError
+from domain.errors import StorageError
 from lake.paths import LakePaths
 from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings
@@ -31,7 +32,6 @@ from monitoring.disk import DiskSettings, DiskWatch
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
-_PREPARE_TIMEOUT_S = 5.0  # for exchangeInfo, before the run starts without it
 _BATCH_S = 0.04
 _SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush after so long, not 5 ms
 _SETTLE_S = 0.3  # what REST has may take so long to arrive over the socket
@@ -128,10 +128,7 @@ class RecordRun:
             clock=SystemClock(),
             random=random.Random(),
         )
-        self._watch = DiskWatch(
-            paths.raw, settings.disk, self._ask_to_stop, monotonic=time.monotonic
-        )
-        self._failure: asyncio.Future[None] | None = None
+        self._watch = DiskWatch(paths.raw, settings.disk, monotonic=time.monotonic)
 
     async def run(self) -> int:
         """Record until cancelled or for the asked-for time.
@@ -141,8 +138,8 @@ class RecordRun:
             ConnectionLost: The exchange could not be reached for good (exit 3).
             StorageError: The disk refuses, or is nearly full (exit 1).
         """
-        await self._check_symbols()
-        self._failure = asyncio.get_running_loop().create_future()
+        recorder = self._settings.recording.recorder
+        await listed(self._rest, recorder.symbols, recorder.market)
         await self.recording.open()
         gc.collect()
         gc.freeze()
@@ -153,7 +150,6 @@ class RecordRun:
                 group.create_task(self.recording.run(), name="recording")
                 group.create_task(self.manager.run(), name="connection")
                 group.create_task(self._watch.run(), name="disk-watch")
-                group.create_task(_outcome(self._failure), name="disk-full")
                 if self._settings.duration_s is not None:
                     group.create_task(_end_after(self._settings.duration_s), name="duration")
         except* _DurationOver:
@@ -172,26 +168,6 @@ class RecordRun:
         own = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
         return {**self.recording.statistics(), **own}
 
-    def _ask_to_stop(self, error: StorageError) -> None:
-        if self._failure is not None and not self._failure.done():
-            self._failure.set_exception(error)
-
-    async def _check_symbols(self) -> None:
-        """Refuse symbols the exchange does not know; without its answer, warn and go on."""
-        try:
-            async with asyncio.timeout(_PREPARE_TIMEOUT_S):
-                known = (await self._rest.exchange_info()).value
-        except (ExchangeError, TimeoutError) as error:
-            log.warning("exchange.info_unavailable", error=str(error) or "no answer in time")
-            return
-        recorder = self._settings.recording.recorder
-        for symbol in recorder.symbols if known else ():
-            if symbol not in known:
-                raise ConfigError(
-                    f"SYMBOLS (--symbols): {symbol} is not known to the exchange "
-                    f"({recorder.market.value} market)"
-                )
-
     async def _stop(self) -> None:
         """Write everything; runs to its end even when cancelled again."""
         try:
@@ -201,10 +177,6 @@ class RecordRun:
             raise StorageError("writing the last frames took too long") from None
         finally:
             gc.unfreeze()
-
-
-async def _outcome(future: asyncio.Future[None]) -> None:
-    await future
 
 
 async def _end_after(seconds: float) -> None:

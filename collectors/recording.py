@@ -121,14 +121,6 @@ class Recording:
         """
         await asyncio.to_thread(self.compaction.recover)
         await self.recorder.open()
-        # Files that were damaged or removed meanwhile; older ones are the verb repair's.
-        await asyncio.to_thread(
-            enter_stored_holes,
-            self._paths,
-            self.ledger,
-            at_ns=time.time_ns(),
-            dates=_LOOK_BACK_DATES,
-        )
 
     async def run(self) -> None:
         """Record, repair and merge until cancelled.
@@ -140,6 +132,7 @@ class Recording:
             tasks.create_task(self.recorder.run(), name="recorder")
             tasks.create_task(self.repair.run(), name="recorder-repair")
             tasks.create_task(self._keep_compact(), name="recorder-compaction")
+            tasks.create_task(self._find_damage(), name="recorder-damage")
 
     async def finish(self) -> None:
         """Write everything that is left.
@@ -148,6 +141,22 @@ class Recording:
             StorageError: The disk refused.
         """
         await self.recorder.finish()
+
+    async def _find_damage(self) -> None:
+        """Name what files lack that were damaged or removed; older ones are the verb repair's."""
+        try:
+            found = await asyncio.to_thread(
+                enter_stored_holes,
+                self._paths,
+                self.ledger,
+                at_ns=time.time_ns(),
+                dates=_LOOK_BACK_DATES,
+            )
+        except StorageError as error:
+            log.error("recorder.files_not_checked", error=str(error))
+            return
+        if found:
+            self.repair.wake()
 
     async def _keep_compact(self) -> None:
         wait_s = self._settings.first_compact_s

@@ -77,17 +77,12 @@ def _completeness(
     settings: Settings, first: str | None, last: str | None, pages: int
 ) -> CompletenessReport | None:
     from audit.check_completeness import check_completeness
-    from binance_api.rest import RestClient, RestSettings
+    from binance_api.rest import RestClient
 
-    rest_settings = RestSettings(
-        market=settings.market,
-        base_url=settings.rest_url,
-        weight_limit=settings.binance_rate_limit_weight,
-    )
     reports: list[CompletenessReport] = []
 
     async def work() -> int:
-        async with RestClient(rest_settings) as rest:
+        async with RestClient(settings.rest_settings) as rest:
             report = await check_completeness(
                 settings.paths,
                 settings.symbols,

@@ -33,7 +33,7 @@ def _run(given: dict[str, Any]) -> int:
 
 async def _examine(settings: Settings, *, live: bool) -> int:
     from market_orchestrator.analyst import ai_settings
-    from market_orchestrator.market_orchestrator import hosts
+    from market_orchestrator.exchange import hosts
     from monitoring.ai_findings import check_analyst
     from monitoring.doctor import Examined, examine
 

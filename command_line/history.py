@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collectors.historical import HistorySettings
     from config import Settings
 
-_SILENCE_S = 30.0  # within a download, before it is taken up again
-
 
 def _add_arguments(parser: Parser) -> None:
     add = parser.add_argument
@@ -71,18 +69,12 @@ def _kinds(text: str) -> Any:
 
 
 async def _collect(settings: Settings, wanted: HistorySettings) -> int:
-    from binance_api.request_runner import RestSettings
-    from binance_api.vision import VisionClient
     from collectors.historical import collect_history
     from lake.source import claim_source
+    from market_orchestrator.exchange import archive_client
 
     claim_source(settings.paths.root, settings.source_description)
-    archive = RestSettings(
-        market=settings.market,
-        base_url=settings.binance_vision_url,
-        request_timeout_s=_SILENCE_S,
-    )
-    async with VisionClient(archive) as client:
+    async with archive_client(settings) as client:
         report = await collect_history(wanted, client)
     print(report.text())
     return report.exit_code

@@ -43,34 +43,23 @@ def _run(given: dict[str, Any]) -> int:
 
 
 async def _record(settings: Settings, started: Callable[[RecordRun], None]) -> int:
-    from binance_api.rest import RestClient, RestSettings
     from collectors.recorder_run import RecordRun
     from collectors.recording import open_folder
-    from market_orchestrator.market_orchestrator import budget, hosts
-    from market_orchestrator.recording import archive_client
+    from market_orchestrator.exchange import archive_client, open_exchange
 
     async with contextlib.AsyncExitStack() as stack:
-        ws_url, rest_url = await hosts(settings, stack)
         stack.enter_context(open_folder(settings.paths, settings.source_description))
-        rest = await stack.enter_async_context(
-            RestClient(
-                RestSettings(
-                    market=settings.market,
-                    base_url=rest_url,
-                    weight_limit=settings.binance_rate_limit_weight,
-                    budget=budget(settings, stack),
-                )
-            )
-        )
-        archive = await stack.enter_async_context(archive_client(settings, rest_url))
-        run = RecordRun(_run_settings(settings, ws_url), settings.paths, rest, archive)
+        exchange = await open_exchange(settings, stack)
+        archive = await stack.enter_async_context(archive_client(settings, exchange.rest_url))
+        wanted = _run_settings(settings, exchange.ws_url)
+        run = RecordRun(wanted, settings.paths, exchange.rest, archive)
         started(run)
         return await run.run()
 
 
 def _run_settings(settings: Settings, ws_url: str) -> RecordSettings:
     from collectors.recorder_run import RecordSettings
-    from market_orchestrator.market_orchestrator import connection_settings
+    from market_orchestrator.exchange import connection_settings
     from market_orchestrator.recording import recording_settings
     from monitoring.disk import DiskSettings
 

@@ -52,12 +52,10 @@ async def _repair(settings: Settings) -> int:
 
 
 async def _work_off(settings: Settings) -> RepairReport:
-    from binance_api.rest import RestClient, RestSettings
-    from binance_api.vision import VisionClient
     from collectors.recording import ROLE, open_folder
     from collectors.repair_once import repair_once
     from lake.gap_ledger import GapLedger
-    from market_orchestrator.market_orchestrator import budget, hosts
+    from market_orchestrator.exchange import archive_client, open_exchange
 
     paths = settings.paths
     async with contextlib.AsyncExitStack() as stack:
@@ -66,22 +64,14 @@ async def _work_off(settings: Settings) -> RepairReport:
         except FolderInUse as error:
             who = str(error).partition(";")[0]
             raise FolderInUse(f"{who}, which repairs by itself") from None
-        _, rest_url = await hosts(settings, stack)
-        # The demo's exchange serves the archive as well.
-        vision_url = rest_url if settings.source == "demo" else settings.binance_vision_url
-        rest = RestSettings(
-            market=settings.market,
-            base_url=rest_url,
-            weight_limit=settings.binance_rate_limit_weight,
-            budget=budget(settings, stack),
-        )
-        archive = RestSettings(market=settings.market, base_url=vision_url, request_timeout_s=30.0)
+        exchange = await open_exchange(settings, stack)
+        archive = await stack.enter_async_context(archive_client(settings, exchange.rest_url))
         ledger = await asyncio.to_thread(GapLedger, paths.gaps, ROLE)
         return await repair_once(
             paths,
             ledger,
-            await stack.enter_async_context(RestClient(rest)),
-            await stack.enter_async_context(VisionClient(archive)),
+            exchange.rest,
+            archive,
             market=settings.market,
             on_progress=_show_progress,
         )

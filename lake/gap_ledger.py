@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from domain.events import GapState
+from domain.events import GapEvent, GapState
 from domain.market import SCHEMA_VERSION
 from lake.atomic import StepHook, no_hook
 from lake.gap_ranges import Range, end_of, range_of
@@ -155,6 +155,21 @@ class GapLedger:
             for part in gap.range().without(known):
                 changed.append(msgspec.structs.replace(gap.with_range(part), gap_id=self._new_id()))
             return self._record(changed)
+
+    def enter(self, event: GapEvent) -> list[Gap]:
+        """``found`` for a hole as it was told."""
+        return self.found(
+            event.kind,
+            event.symbol,
+            event.first_id,
+            event.last_id,
+            cause=event.cause,
+            at_ns=event.at_ns,
+            from_ms=event.from_ms,
+            until_ms=event.until_ms,
+            repairable_until_ms=event.repairable_until_ms,
+            state=event.state,
+        )
 
     def resolve(
         self,

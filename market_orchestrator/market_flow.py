@@ -16,7 +16,7 @@ import structlog
 from binance_api.decode import decode_trades
 from binance_api.decode_depth import decode_depth, read_levels
 from binance_api.endpoints import Route
-from binance_api.frames import FinerTime, Rejection
+from binance_api.frames import FinerTime, Rejection, contradictions
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.context import MarketContext
@@ -130,7 +130,7 @@ class MarketFlow:
         self._counts["trades"] += len(rows)
         checked = self.validator.check_trades(rows, now_ns, authoritative=authoritative)
         if len(checked.rejected_rows):
-            self.reject(self._contradictions(checked.rejected_rows))
+            self.reject(contradictions(checked.rejected_rows, self.symbols))
         self.stale.update(self.builder.ingest(checked, live=not authoritative))
         self.close(now_ns)
 
@@ -285,18 +285,6 @@ class MarketFlow:
                 at_ns=top.receive_time_ns,
             )
         )
-
-    def _contradictions(self, rows: np.ndarray) -> list[Rejection]:
-        names = rows.dtype.names or ()
-        return [
-            Rejection(
-                "id already seen with another payload",
-                msgspec.json.encode(dict(zip(names, row.tolist(), strict=True))),
-                int(row["receive_time_ns"]),
-                self.symbols[int(row["symbol_index"])],
-            )
-            for row in rows
-        ]
 
 
 def _only(batch: WindowBatch, position: int) -> WindowBatch:

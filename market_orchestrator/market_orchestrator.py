@@ -13,17 +13,14 @@ import sys
 import time
 from contextlib import AsyncExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 import structlog
 
 from binance_api.endpoints import Route, StreamKind, stream_name
-from binance_api.errors import ExchangeError
-from binance_api.rest import RestClient, RestSettings
-from binance_api.weight_budget import WeightBudgetSettings
+from binance_api.listing import listed
 from collectors.recording import Recording
-from config import DEMO_SEED, Settings
+from config import Settings
 from domain.errors import ConfigError, SourceError, StorageError
 from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
 from domain.market import Market
@@ -38,9 +35,10 @@ from lake.signal_store import signal_store
 from lake.source import claim_source
 from market_orchestrator.analyst import ai_analyst, analyst_at_work
 from market_orchestrator.connection.clock import SystemClock
-from market_orchestrator.connection.contract import ConnectionSettings, FrameBatch
+from market_orchestrator.connection.contract import FrameBatch
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
 from market_orchestrator.connection.transport import default_transport
+from market_orchestrator.exchange import Exchange, connection_settings, open_exchange
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
@@ -57,7 +55,6 @@ from rules_analyst import RulesAnalyst
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
-_PREPARE_TIMEOUT_S = 5.0  # for exchangeInfo, before the run starts without it
 
 
 class _DurationOver(Exception):
@@ -87,24 +84,12 @@ class EnhancedMarketBot:
         settings = self.settings
         try:
             async with AsyncExitStack() as stack:
-                ws_url, rest_url = await hosts(settings, stack)
+                exchange = await open_exchange(settings, stack)
                 paths = _open_folder(settings, stack)
-                rest = await stack.enter_async_context(
-                    RestClient(
-                        RestSettings(
-                            market=settings.market,
-                            base_url=rest_url,
-                            weight_limit=settings.binance_rate_limit_weight,
-                            budget=budget(settings, stack),
-                        )
-                    )
-                )
                 recording = (
-                    await open_recording(settings, rest, rest_url, stack)
-                    if settings.record
-                    else None
+                    await open_recording(settings, exchange, stack) if settings.record else None
                 )
-                self.parts = LiveParts(settings, paths, rest, ws_url, self.bus, recording)
+                self.parts = LiveParts(settings, paths, exchange, self.bus, recording)
                 return await self.parts.run()
         finally:
             self.parts = None
@@ -118,11 +103,11 @@ class LiveParts:
         self,
         settings: Settings,
         paths: LakePaths,
-        rest: RestClient,
-        ws_url: str,
+        exchange: Exchange,
         bus: EventBus,
         recording: Recording | None = None,
     ) -> None:
+        rest = exchange.rest
         self._settings = settings
         self.recording = recording
         self._rest = rest
@@ -178,7 +163,7 @@ class LiveParts:
             wall_ns=time.time_ns,
         )
         self.manager = RobustConnectionManager(
-            connection_settings(settings, ws_url),
+            connection_settings(settings, exchange.ws_url),
             [stream_name(kind, s) for kind in StreamKind for s in settings.symbols],
             self._on_frames,
             self,
@@ -193,8 +178,11 @@ class LiveParts:
         self.disk = DiskWatch(
             paths.root,
             # Rows that find no room wait in memory: a full disk stops the run only when too many do.
-            DiskSettings(warn_mib=settings.disk_warn_mib, stop_mib=0),
-            lambda _error: None,
+            # A recorder fills it by itself, and stops before.
+            DiskSettings(
+                warn_mib=settings.disk_warn_mib,
+                stop_mib=0 if recording is None else settings.disk_stop_mib,
+            ),
             monotonic=time.monotonic,
         )
         self._work = asyncio.Event()  # something was closed or rejected
@@ -275,23 +263,9 @@ class LiveParts:
                 self._on_gap(event)
 
     async def _check_symbols(self) -> None:
-        """Refuse symbols the exchange does not know; without its answer, warn and go on."""
-        try:
-            async with asyncio.timeout(_PREPARE_TIMEOUT_S):
-                info = (await self._rest.exchange_info()).value
-        except (ExchangeError, TimeoutError) as error:
-            log.warning("exchange.info_unavailable", error=str(error) or "no answer in time")
-            return
-        known = info
-        if not known:
-            return
-        for symbol in self._settings.symbols:
-            if symbol not in known:
-                raise ConfigError(
-                    f"SYMBOLS (--symbols): {symbol} is not known to the exchange "
-                    f"({self._settings.market.value} market)"
-                )
-            found = known[symbol]
+        """Refuse symbols the exchange does not know, and learn the price grids of the others."""
+        known = await listed(self._rest, self._settings.symbols, self._settings.market)
+        for symbol, found in known.items():
             if found.tick_size and found.step_size:
                 self.flow.validator.set_grid(symbol, float(found.tick_size), float(found.step_size))
 
@@ -433,45 +407,11 @@ def flow_settings(settings: Settings, symbols: tuple[str, ...]) -> MarketFlowSet
     )
 
 
-def connection_settings(settings: Settings, ws_url: str) -> ConnectionSettings:
-    """How the sockets of a run behave."""
-    return ConnectionSettings(
-        market=settings.market,
-        ws_base=ws_url,
-        redundancy=settings.ws_redundancy,
-        ping_interval_s=settings.ws_ping_interval,
-        max_reconnect_attempts=settings.ws_max_reconnect_attempts,
-        backoff_cap_s=settings.ws_backoff_cap,
-        rotation_minute=settings.ws_rotation_minute,
-    )
-
-
-async def hosts(settings: Settings, stack: AsyncExitStack) -> tuple[str, str]:
-    """WebSocket and REST hosts; of the demo's exchange, which ends with ``stack``."""
-    if settings.source != "demo":
-        return settings.ws_url, settings.rest_url
-    # Only the demo needs the exchange's code.
-    from simulator.server import SimulatedExchange  # noqa: PLC0415
-    from simulator.settings import SimulatorSettings  # noqa: PLC0415
-
-    demo = SimulatorSettings(market=settings.market, symbols=settings.symbols, seed=DEMO_SEED)
-    exchange = await stack.enter_async_context(SimulatedExchange(demo))
-    return exchange.ws_url, exchange.rest_url
-
-
 def _open_folder(settings: Settings, stack: AsyncExitStack) -> LakePaths:
     paths = settings.paths
     stack.enter_context(FolderLock(paths.root, "bot"))
     claim_source(paths.root, settings.source_description)
     return paths
-
-
-def budget(settings: Settings, stack: AsyncExitStack) -> WeightBudgetSettings:
-    """The machine's shared budget; the demo's own exchange has one of its own, on a passing port."""
-    if settings.source == "demo":
-        folder = stack.enter_context(TemporaryDirectory(prefix="orderflow-demo-"))
-        return WeightBudgetSettings(folder=Path(folder))
-    return WeightBudgetSettings()
 
 
 async def _end_after(seconds: float) -> None:

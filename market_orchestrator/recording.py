@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from binance_api.rest import RestClient, RestSettings
-from binance_api.vision import VisionClient
 from collectors.recorder import RecorderSettings
 from collectors.recording import Recording, RecordingSettings, open_folder
 from config import Settings
+from market_orchestrator.exchange import Exchange, archive_client
 
 
 async def open_recording(
-    settings: Settings, rest: RestClient, rest_url: str, stack: AsyncExitStack
+    settings: Settings, exchange: Exchange, stack: AsyncExitStack
 ) -> Recording:
     """Take the recorder's lock and build it; both end with ``stack``.
 
@@ -24,16 +23,8 @@ async def open_recording(
         DataFolderError: another recorder has the folder, or it cannot be written.
     """
     stack.enter_context(open_folder(settings.paths, settings.source_description))
-    archive = await stack.enter_async_context(archive_client(settings, rest_url))
-    return Recording(recording_settings(settings), settings.paths, rest, archive)
-
-
-def archive_client(settings: Settings, rest_url: str) -> VisionClient:
-    """The public archive; the demo's exchange serves one as well."""
-    base_url = rest_url if settings.source == "demo" else settings.binance_vision_url
-    return VisionClient(
-        RestSettings(market=settings.market, base_url=base_url, request_timeout_s=30.0)
-    )
+    archive = await stack.enter_async_context(archive_client(settings, exchange.rest_url))
+    return Recording(recording_settings(settings), settings.paths, exchange.rest, archive)
 
 
 def recording_settings(settings: Settings) -> RecordingSettings:

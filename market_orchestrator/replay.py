@@ -139,7 +139,7 @@ class Replay:
         if revised:
             revise_in_place(flow, self._outputs, revised)
         for gap in flow.take_depth_gaps():
-            self._enter(gap)
+            self._ledger.enter(gap)
         for rejection in flow.take_rejections():
             self.report.rejected += 1
             self._quarantine.add(
@@ -156,7 +156,7 @@ class Replay:
         ):
             for hole in sequence.missing:
                 self.report.missing_trades += hole.count
-                self._enter(
+                self._ledger.enter(
                     GapEvent(
                         kind="trades",
                         symbol=symbol,
@@ -170,19 +170,6 @@ class Replay:
                         at_ns=self._clock.now_ns,
                     )
                 )
-
-    def _enter(self, gap: GapEvent) -> None:
-        self._ledger.found(
-            gap.kind,
-            gap.symbol,
-            gap.first_id,
-            gap.last_id,
-            cause=gap.cause,
-            at_ns=gap.at_ns,
-            from_ms=gap.from_ms,
-            until_ms=gap.until_ms,
-            state=gap.state,
-        )
 
     def _days(self) -> Iterator[DaySlice]:
         report = self.report

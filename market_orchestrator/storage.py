@@ -97,18 +97,7 @@ class Storage:
     def record_gap(self, event: GapEvent) -> None:
         """Enter a hole, or what became of it, into the ledger."""
         if event.state is not GapState.REPAIRED:
-            self._ledger.found(
-                event.kind,
-                event.symbol,
-                event.first_id,
-                event.last_id,
-                cause=event.cause,
-                at_ns=event.at_ns,
-                from_ms=event.from_ms,
-                until_ms=event.until_ms,
-                repairable_until_ms=event.repairable_until_ms,
-                state=event.state,
-            )
+            self._ledger.enter(event)
         if event.state is not GapState.OPEN and event.first_id is not None:
             self._ledger.resolve(
                 event.kind,

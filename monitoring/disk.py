@@ -64,7 +64,6 @@ class DiskWatch:
     Args:
         folder: The data folder; several on one file system need one watch.
         settings: See ``DiskSettings``.
-        ask_to_stop: Called once, with the error to end with, when the disk is nearly full.
         free: Bytes free at a folder.
         monotonic: Seconds that never run back.
     """
@@ -73,14 +72,12 @@ class DiskWatch:
         self,
         folder: Path,
         settings: DiskSettings,
-        ask_to_stop: Callable[[StorageError], None],
         *,
         free: Callable[[Path], int] = free_bytes,
         monotonic: Callable[[], float],
     ) -> None:
         self._folder = folder
         self._settings = settings
-        self._ask_to_stop = ask_to_stop
         self._free = free
         self._monotonic = monotonic
         self._space = DiskSpace.ENOUGH
@@ -90,20 +87,22 @@ class DiskWatch:
         self._looking: asyncio.Future[int] | None = None
 
     async def run(self) -> None:
-        """Look until cancelled, or until a stop was asked for."""
+        """Look until cancelled.
+
+        Raises:
+            StorageError: The disk is nearly full: time to stop.
+        """
         while True:
             await self._look()
             if self._space is DiskSpace.FULL:
-                return
+                raise self._full()
             await asyncio.sleep(self._settings.check_s)
 
     def judge(self, free: int) -> DiskSpace:
-        """Say what so many free bytes mean; warns and asks to stop where due."""
+        """Say what so many free bytes mean; warns where due."""
         self._free_bytes = free
         was, self._space = self._space, self._space_for(free)
-        if self._space is DiskSpace.FULL and was is not DiskSpace.FULL:
-            self._stop(free)
-        elif self._space is DiskSpace.LOW:
+        if self._space is DiskSpace.LOW:
             self._warn(free)
         elif self._space is DiskSpace.ENOUGH and was is not DiskSpace.ENOUGH:
             log.info("disk.enough_again", folder=str(self._folder), free_mib=free // _MIB)
@@ -157,11 +156,11 @@ class DiskWatch:
             stops_below_mib=self._settings.stop_mib,
         )
 
-    def _stop(self, free: int) -> None:
-        error = StorageError(
-            f"only {free // _MIB} MiB are free at {self._folder} (DISK_STOP_MIB is "
+    def _full(self) -> StorageError:
+        free_mib = (self._free_bytes or 0) // _MIB
+        log.error("disk.nearly_full", folder=str(self._folder), free_mib=free_mib)
+        return StorageError(
+            f"only {free_mib} MiB are free at {self._folder} (DISK_STOP_MIB is "
             f"{self._settings.stop_mib}): stopped before the disk is full; free some space "
             "(python main.py prune) or choose another --data-dir"
         )
-        log.error("disk.nearly_full", folder=str(self._folder), free_mib=free // _MIB)
-        self._ask_to_stop(error)

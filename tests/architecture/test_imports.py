@@ -57,10 +57,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
         *("market_orchestrator.analyst", "monitoring.disk"),
-        *("market_orchestrator.recording", "collectors.recording"),
+        *("market_orchestrator.exchange", "market_orchestrator.recording", "collectors.recording"),
+    },
+    "market_orchestrator.exchange": {
+        *("domain", "binance_api", "config", "simulator", "market_orchestrator.connection"),
     },
     "market_orchestrator.recording": {
-        *("domain", "binance_api", "config", "collectors", "collectors.recording"),
+        *("domain", "config", "collectors", "collectors.recording", "market_orchestrator.exchange"),
     },
     "market_orchestrator.analyst": {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
@@ -92,7 +95,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("collectors", "collectors.historical", "collectors.repair_once", "monitoring.disk"),
         "collectors.recording",
         *("market_orchestrator.market_orchestrator", "market_orchestrator.analyst"),
-        "market_orchestrator.recording",
+        *("market_orchestrator.exchange", "market_orchestrator.recording"),
     },
     "main": {"domain", "command_line"},
 }
