@@ -45,6 +45,11 @@ class CompletenessReport(msgspec.Struct, frozen=True, kw_only=True):
     has_holes: bool
     schema_version: int = 1
 
+    @property
+    def unknown(self) -> list[str]:
+        """Symbols of which nothing is stored and nothing is named as missing."""
+        return [one.symbol for one in self.symbols if not one.months and not one.holes]
+
     def text(self) -> str:
         """Tables for a terminal."""
         months = [month for symbol in self.symbols for month in symbol.months]

@@ -33,6 +33,11 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     has_holes: bool
     schema_version: int = 1
 
+    @property
+    def unknown(self) -> list[str]:
+        """Symbols of which nothing is recorded and nothing is named as missing."""
+        return [one.symbol for one in self.symbols if not one.certificate and not one.holes]
+
     def text(self) -> str:
         """Tables for a terminal."""
         if not self.latest:

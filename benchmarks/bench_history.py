@@ -5,7 +5,9 @@ same with its C reader: checksum, read, sort, drop duplicates, check the order, 
 Each run is a process of its own, in turn; its time begins after its imports, its peak memory is the
 operating system's. Both results are compared row by row.
 
-    python -m benchmarks.bench_history [--smoke] [--json FILE]
+With ``--rows`` one run of ours alone, for its memory: at 100 million the peer needs more than a machine has.
+
+    python -m benchmarks.bench_history [--smoke] [--rows N] [--json FILE]
 """
 # ruff: noqa: PLC0415 - a contestant's process imports its own library alone
 
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,14 @@ from benchmarks import report
 
 ROWS = 10_000_000
 SMOKE_ROWS = 300_000
+PIECE_ROWS = 10_000_000
 RUNS = 5
 MONTH = "2024-07"
 START_MS = 1_719_792_000_000
 MONTH_MS = 31 * 86_400_000
 SPEED_TARGET = 1.8
 MEMORY_TARGET_MIB = 600
+LARGE_TARGET_MIB = 1_024  # whatever the rows
 TIMEOUT_S = 600.0
 
 
@@ -45,23 +49,30 @@ def make_archive(path: Path, count: int) -> None:
     import pyarrow.csv as pcsv
 
     source = np.random.default_rng(7)
-    steps = source.integers(-3, 4, count) * (source.random(count) < 0.3)
-    first = 8_000_000_000 + np.cumsum(source.integers(1, 4, count))
-    columns: dict[str, Any] = {
-        "agg_trade_id": 3_000_000_000 + np.arange(count),
-        "price": np.round(64_000 + np.cumsum(steps) * 0.1, 1),
-        "quantity": np.round(np.exp(source.normal(-3.5, 1.5, count)) + 0.001, 3),
-        "first_trade_id": first,
-        "last_trade_id": np.append(first[1:] - 1, first[-1]),
-        "transact_time": START_MS + np.sort(source.integers(0, MONTH_MS, count)),
-        "is_buyer_maker": source.random(count) < 0.5,
-    }
+    trade_id, price = 8_000_000_000, 64_000.0
+    options: Any = {"quoting_header": "none"}
     with (
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open(f"BTCUSDT-aggTrades-{MONTH}.csv", "w", force_zip64=True) as member,
     ):
-        options: Any = {"quoting_header": "none"}
-        pcsv.write_csv(pa.table(columns), member, pcsv.WriteOptions(**options))
+        for start in range(0, count, PIECE_ROWS):
+            rows = min(PIECE_ROWS, count - start)
+            begin_ms, end_ms = (MONTH_MS * n // count for n in (start, start + rows))
+            steps = source.integers(-3, 4, rows) * (source.random(rows) < 0.3)
+            prices = np.round(np.maximum(price + np.cumsum(steps) * 0.1, 1.0), 1)
+            first = trade_id + np.cumsum(source.integers(1, 4, rows))
+            columns: dict[str, Any] = {
+                "agg_trade_id": 3_000_000_000 + start + np.arange(rows),
+                "price": prices,
+                "quantity": np.round(np.exp(source.normal(-3.5, 1.5, rows)) + 0.001, 3),
+                "first_trade_id": first,
+                "last_trade_id": np.append(first[1:] - 1, first[-1]),
+                "transact_time": START_MS + np.sort(source.integers(begin_ms, end_ms, rows)),
+                "is_buyer_maker": source.random(rows) < 0.5,
+            }
+            price, trade_id = float(prices[-1]), int(first[-1])
+            options["include_header"] = start == 0
+            pcsv.write_csv(pa.table(columns), member, pcsv.WriteOptions(**options))
 
 
 def run_ours(archive: Path, sha256: str, folder: Path) -> Path:
@@ -126,17 +137,20 @@ def compare(folder: Path) -> None:
     assert ours.equals(theirs.select(ours.columns)), "the results differ"
 
 
-def measure(folder: Path, archive: Path, runs: int) -> dict[str, dict[str, Any]]:
+def measure(
+    folder: Path, archive: Path, runs: int, names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(runs):
-        for name in CONTESTANTS:
+        for name in names:
             (folder / name).mkdir(exist_ok=True)
             command = [sys.executable, "-m", "benchmarks.bench_history", "--run", name]
             command += [str(archive), sha256, str(folder / name)]
             found[name].append(report.run_json(command, None, timeout_s=TIMEOUT_S))
-    compare(folder)
+    if "pandas" in names:
+        compare(folder)
     return {
         name: {
             "seconds": report.spread([run["seconds"] for run in results], 2),
@@ -149,6 +163,7 @@ def measure(folder: Path, archive: Path, runs: int) -> dict[str, dict[str, Any]]
 
 def main() -> None:
     parser = report.arguments(__doc__)
+    parser.add_argument("--rows", type=int, help="one run of ours alone, of so many rows")
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--make", nargs=2, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -160,37 +175,42 @@ def main() -> None:
         name, archive, sha256, folder = given.run
         CONTESTANTS[name](Path(archive), sha256, Path(folder))
         return
-    count, runs = (SMOKE_ROWS, 1) if given.smoke else (ROWS, RUNS)
+    count = given.rows or (SMOKE_ROWS if given.smoke else ROWS)
+    runs = 1 if given.rows or given.smoke else RUNS
+    names = ("ours",) if given.rows else tuple(CONTESTANTS)
     with tempfile.TemporaryDirectory() as text:
         archive = Path(text) / f"BTCUSDT-aggTrades-{MONTH}.zip"
         # Not in this process: children would count its memory as theirs (Linux keeps it over exec).
-        made = [
-            sys.executable,
-            "-m",
-            "benchmarks.bench_history",
-            "--make",
-            str(archive),
-            str(count),
-        ]
+        made = [sys.executable, "-m", "benchmarks.bench_history"]
+        made += ["--make", str(archive), str(count)]
         subprocess.run(made, cwd=report.ROOT, check=True, timeout=TIMEOUT_S)
-        results = measure(Path(text), archive, runs)
+        results = measure(Path(text), archive, runs, names)
         size = archive.stat().st_size
-    ratio = results["pandas"]["seconds"]["median"] / results["ours"]["seconds"]["median"]
     result = {
         "benchmark": "history",
         "rows": count,
         "archive_bytes": size,
         "runs": runs,
         **results,
-        "times_faster": round(ratio, 2),
-        "target_times_faster": SPEED_TARGET,
-        "target_peak_mib": MEMORY_TARGET_MIB,
-        "meets_targets": ratio >= SPEED_TARGET
-        and results["ours"]["peak_mib"]["high"] <= MEMORY_TARGET_MIB,
+        **judged(results),
         "versions": report.versions((*report.PRODUCT, "isal", "pandas")),
         "machine": report.machine(),
     }
     report.publish(result, given)
+
+
+def judged(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Beside the targets."""
+    peak_mib = results["ours"]["peak_mib"]["high"]
+    if "pandas" not in results:
+        return {"target_peak_mib": LARGE_TARGET_MIB, "meets_targets": peak_mib <= LARGE_TARGET_MIB}
+    ratio = results["pandas"]["seconds"]["median"] / results["ours"]["seconds"]["median"]
+    return {
+        "times_faster": round(ratio, 2),
+        "target_times_faster": SPEED_TARGET,
+        "target_peak_mib": MEMORY_TARGET_MIB,
+        "meets_targets": ratio >= SPEED_TARGET and peak_mib <= MEMORY_TARGET_MIB,
+    }
 
 
 if __name__ == "__main__":

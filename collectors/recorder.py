@@ -22,6 +22,7 @@ from collectors.recorder_holes import HoleBook
 from collectors.recorder_journal import JournalKeeper
 from collectors.recorder_recovery import JournalState, Outage, recover
 from collectors.recorder_rows import OFF, Position, StreamRows
+from collectors.trade_claims import TradeClaims
 from collectors.worker_thread import WorkerThread
 from domain.errors import StorageError
 from domain.events import ConnectionEvent, ConnectionState
@@ -82,6 +83,11 @@ class Recorder:
         monotonic: Seconds that never run back.
         wall_ns: Wall clock, ns since the epoch.
         hook: See ``lake.atomic.StepHook``.
+
+    Attributes:
+        rows: What was received.
+        holes: What is missing of it.
+        claims: For the one who repairs beside.
     """
 
     def __init__(
@@ -103,6 +109,8 @@ class Recorder:
             wall_ns=wall_ns,
         )
         self.holes = HoleBook(self.rows, ledger, quarantine, wall_ns=wall_ns)
+        self.claims = TradeClaims(ledger, wall_ns)
+        self.rows.keep_late = self.claims.take_late
         self._paths = paths
         self._ledger = ledger
         self._quarantine = quarantine

@@ -1,7 +1,7 @@
 """What the recorder lacks goes into the ledger, what it rejected into the quarantine.
 
-Consumes holes, late trades and rejected input of ``StreamRows``; changes ledger and quarantine in memory
-at once, on disk with ``flush``.
+Consumes holes and rejected input of ``StreamRows``; changes ledger and quarantine in memory at once, on
+disk with ``flush``.
 """
 
 from __future__ import annotations
@@ -44,20 +44,10 @@ class HoleBook:
         self._wall_ns = wall_ns
 
     def enter(self, min_age_s: float) -> None:
-        """Enter holes (of trades those at least so old), and what has arrived of earlier ones."""
+        """Enter holes (of trades those at least so old), and keep what was rejected."""
         for hole in self._rows.take_holes(min_age_s):
             self._ledger.enter(hole)
             self.on_hole(hole)
-        for ids in self._rows.take_filled():
-            self._ledger.resolve(
-                "trades",
-                ids.symbol,
-                ids.first_id,
-                ids.last_id,
-                GapState.REPAIRED,
-                at_ns=self._wall_ns(),
-                by="stream",
-            )
         for rejection in self._rows.take_rejections():
             at_ns = rejection.receive_time_ns if rejection.receive_time_ns > 0 else self._wall_ns()
             self._quarantine.add(

@@ -18,6 +18,7 @@ from binance_api.endpoints import Route
 from collectors.recorder_files import Batch, StreamWriter
 from collectors.recorder_holes import HoleBook
 from collectors.recorder_rows import Position, StreamRows
+from collectors.trade_claims import TradeClaims
 from domain.market import Market
 from lake.atomic import StepHook
 from lake.frame_journal import JournalRecord, read_segment, segments_in
@@ -88,6 +89,7 @@ def recover(
         if state is not None and (rows is None or rows.symbols != state.symbols):
             positions = {**state.positions, **positions}
             rows = _rows_after(positions, state.symbols, market, wall_ns)
+            rows.keep_late = TradeClaims(ledger, wall_ns).take_recovered
         if rows is None:  # died while the first segment of all was begun
             continue
         _replay(segment.records, rows)
@@ -110,6 +112,19 @@ def recover(
                 **writer.statistics(),
             )
     return Recovered([number for number, _ in left], positions, frame_count, cut_bytes)
+
+
+def positions_at(folder: Path) -> dict[str, Position]:
+    """How far recording had come when the oldest segment began: all before is in Parquet. Blocks.
+
+    Raises:
+        StorageError: The disk refused.
+    """
+    for _, path in segments_in(folder)[:1]:
+        state = _state_of(read_segment(path).records)
+        if state is not None:
+            return state.positions
+    return {}
 
 
 def _rows_after(

@@ -50,12 +50,8 @@ class Rows(msgspec.Struct, frozen=True):
     payload_bytes: int
 
 
-class FilledIds(msgspec.Struct, frozen=True):
-    """Trades that arrived over a socket after they were entered as missing."""
-
-    symbol: str
-    first_id: int
-    last_id: int
+type KeepLate = Callable[[str, np.ndarray], np.ndarray]
+"""Symbol and ids of trades that were told to be missing and came all the same → which to keep."""
 
 
 class StreamRows:
@@ -66,6 +62,9 @@ class StreamRows:
         market: Whose frames.
         monotonic_ns: For the age of holes.
         wall_ns: Stamped on holes.
+
+    Attributes:
+        keep_late: Asked before trades of holes that were handed out are kept.
     """
 
     def __init__(
@@ -87,14 +86,13 @@ class StreamRows:
         self._last_depth: dict[str, tuple[int, int]] = {}  # update id and time
         self._cut: dict[Route, dict[str, str]] = {Route.TRADES: {}, Route.DEPTH: {}}
         self._trade_cause = [MISSING] * len(self.symbols)
-        self._entered: set[tuple[int, int, int]] = set()  # symbol and ids of holes handed out
-        self._entered_until: dict[int, int] = {}  # symbol → highest id of them
-        self._filled: list[FilledIds] = []
+        self.keep_late: KeepLate = lambda _, ids: np.ones(len(ids), dtype=np.bool_)
+        self._told_until: dict[int, int] = {}  # symbol → highest id of holes handed out
         self._depth_holes: list[GapEvent] = []
         self._rejections: list[Rejection] = []
         self.frame_count = self.payload_bytes = self.row_count = 0
         self._counts = dict.fromkeys(
-            ("frames", "trades", "depth", "rejected", "holes", "depth_holes"), 0
+            ("frames", "trades", "depth", "rejected", "holes", "depth_holes", "late"), 0
         )
 
     # --- in -------------------------------------------------------------------------------
@@ -148,28 +146,32 @@ class StreamRows:
         checked = self.validator.check_trades(rows, now_ns, authoritative=from_rest)
         if len(checked.rejected_rows):
             self.reject(contradictions(checked.rejected_rows, self.symbols))
-        if len(checked.rows):
-            self._trades.append(checked.rows)
-            self.row_count += len(checked.rows)
-            self._counts["trades"] += len(checked.rows)
         cut = self._cut[Route.TRADES]
+        kept = checked.rows
         for index in checked.changed:
             self._trade_cause[index] = cut.get(self.symbols[index], MISSING)
-            self._note_filled(index, checked.rows)
+            kept = self._without_late(index, kept)
+        if len(kept):
+            self._trades.append(kept)
+            self.row_count += len(kept)
+            self._counts["trades"] += len(kept)
         if cut:
             for index, _, _ in checked.groups:
                 cut.pop(self.symbols[index], None)
 
-    def _note_filled(self, index: int, rows: np.ndarray) -> None:
-        """Late trades of holes that the ledger has."""
-        until = self._entered_until.get(index)
+    def _without_late(self, index: int, rows: np.ndarray) -> np.ndarray:
+        """Leave out late trades of holes that were handed out, where another stores them."""
+        until = self._told_until.get(index)
         if until is None:
-            return
-        ids = np.sort(rows["agg_trade_id"][rows["symbol_index"] == index])
-        ids = ids[ids <= until]
-        for run in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1):
-            if len(run):
-                self._filled.append(FilledIds(self.symbols[index], int(run[0]), int(run[-1])))
+            return rows
+        is_late = (rows["symbol_index"] == index) & (rows["agg_trade_id"] <= until)
+        if not is_late.any():
+            return rows
+        keep = ~is_late
+        keep[is_late] = self.keep_late(self.symbols[index], rows["agg_trade_id"][is_late])
+        self._counts["late"] += int(is_late.sum())
+        kept: np.ndarray = rows[keep]
+        return kept
 
     def _on_depth(self, payloads: Sequence[bytes], stamps: Sequence[int]) -> set[str]:
         decoded = decode_depth(payloads, stamps, self.index, self.market)
@@ -264,11 +266,10 @@ class StreamRows:
         oldest_ns = self._monotonic_ns() - int(min_age_s * 1e9)
         for index, sequence in enumerate(self.validator.sequences):
             for gap in sequence.missing:
-                key = (index, gap.first_id, gap.last_id)
-                if gap.since_ns > oldest_ns or key in self._entered:
+                if gap.since_ns > oldest_ns or gap.is_told:
                     continue
-                self._entered.add(key)
-                self._entered_until[index] = max(gap.last_id, self._entered_until.get(index, 0))
+                gap.is_told = True  # what is left of it after late trades is known as well
+                self._told_until[index] = max(gap.last_id, self._told_until.get(index, 0))
                 self._counts["holes"] += 1
                 found.append(
                     self._hole(
@@ -284,24 +285,13 @@ class StreamRows:
                 )
         return found
 
-    def take_filled(self) -> list[FilledIds]:
-        """Trades of holes handed out that arrived all the same, since the last call."""
-        taken, self._filled = self._filled, []
-        return taken
-
     def forget(self) -> None:
         """Leave old holes to the ledger (call it after ``take_holes(0)``)."""
         for index, sequence in enumerate(self.validator.sequences):
             if sequence.missing:
                 sequence.forget_before(sequence.last_ms - _FORGET_AFTER_MS)
                 if not sequence.missing:
-                    self._entered_until.pop(index, None)
-        held = {
-            (index, gap.first_id, gap.last_id)
-            for index, sequence in enumerate(self.validator.sequences)
-            for gap in sequence.missing
-        }
-        self._entered &= held
+                    self._told_until.pop(index, None)
 
     def reject(self, rejections: Sequence[Rejection]) -> None:
         """Keep rejected input for the quarantine; beyond a bound only the count."""

@@ -18,7 +18,7 @@ from collectors.recorder import Recorder, RecorderSettings
 from collectors.repair import RecorderRepair, RepairSettings
 from collectors.repair_archive import PublicArchive
 from collectors.repair_rest import TradeHistory
-from collectors.stored_holes import enter_stored_holes
+from collectors.stored_holes import Recorded, enter_stored_holes, recorded_before
 from domain.errors import StorageError
 from domain.events import ConnectionEvent
 from lake.gap_ledger import GapLedger
@@ -100,10 +100,12 @@ class Recording:
             market_ms=self.recorder.rows.market_ms,
             wall_ns=time.time_ns,
             monotonic=time.monotonic,
+            claims=self.recorder.claims,
             recorded=settings.recorder.symbols,
         )
         self.compaction = StreamCompaction(paths, settings.compaction)
         self.recorder.holes.on_hole = lambda _: self.repair.wake()
+        self._recorded = Recorded({}, ())  # before this run
 
     def on_frames(self, batch: FrameBatch) -> set[str]:
         """See ``Recorder.on_frames``."""
@@ -121,6 +123,9 @@ class Recording:
         """
         await asyncio.to_thread(self.compaction.recover)
         await self.recorder.open()
+        self._recorded = await asyncio.to_thread(
+            recorded_before, self._paths, self.ledger, self._settings.recorder.symbols
+        )
 
     async def run(self) -> None:
         """Record, repair and merge until cancelled.
@@ -149,6 +154,7 @@ class Recording:
                 enter_stored_holes,
                 self._paths,
                 self.ledger,
+                self._recorded,
                 at_ns=time.time_ns(),
                 dates=_LOOK_BACK_DATES,
             )
@@ -156,7 +162,7 @@ class Recording:
             log.error("recorder.files_not_checked", error=str(error))
             return
         if found:
-            self.repair.wake()
+            self.repair.doubt(found)
 
     async def _keep_compact(self) -> None:
         wait_s = self._settings.first_compact_s

@@ -22,12 +22,12 @@ from collectors.repair_plan import (
     archive_until_ms,
     has_extent,
     is_beyond_rest,
-    missing_of,
     retry_s,
     turn_of,
 )
 from collectors.repair_rest import Page, TradeHistory, id_pages, pieces_of, time_pages
 from collectors.repair_writer import RepairWriter, RestBatch, Settlement, found_runs
+from collectors.trade_claims import TradeClaims
 from domain.errors import StorageError
 from domain.events import GapState
 from domain.market import TRADE_DTYPE, Market
@@ -80,6 +80,7 @@ class RecorderRepair:
         market_ms: Exchange time, ms: all deadlines are in it, whatever the local clock does.
         wall_ns: Wall clock, ns since the epoch, for the ledger's time stamps.
         monotonic: Seconds that never run back.
+        claims: Of the recorder in this process, if there is one.
         recorded: Symbols that a recorder in this process follows: it will find the end of their
             holes of unknown extent; of others the exchange's latest trade is taken as the end.
         hook: See ``lake.atomic.StepHook``.
@@ -97,6 +98,7 @@ class RecorderRepair:
         market_ms: Callable[[], int],
         wall_ns: Callable[[], int],
         monotonic: Callable[[], float],
+        claims: TradeClaims | None = None,
         recorded: Collection[str] = (),
         hook: StepHook = no_hook,
     ) -> None:
@@ -110,7 +112,8 @@ class RecorderRepair:
         self._wall_ns = wall_ns
         self._recorded = frozenset(recorded)
         self._disk = asyncio.Lock()
-        self._writer = RepairWriter(paths, ledger, wall_ns, hook=hook)
+        self._claims = claims or TradeClaims(ledger, wall_ns)
+        self._writer = RepairWriter(paths, ledger, self._claims, wall_ns, hook=hook)
         self.archive = ArchiveRepair(
             paths,
             ledger,
@@ -135,6 +138,11 @@ class RecorderRepair:
     def wake(self) -> None:
         """A hole was entered, or got an end."""
         self._wake.set()
+
+    def doubt(self, gaps: Iterable[Gap]) -> None:
+        """Look whether these are stored after all, before anybody is asked for them."""
+        self._unsure.update(gap.gap_id for gap in gaps)
+        self.wake()
 
     async def run(self) -> None:
         """Work off what is due, again and again, until cancelled."""
@@ -212,6 +220,7 @@ class RecorderRepair:
                 async with self._disk:
                     await asyncio.to_thread(self._settle_one, gap)
         self._unsure.clear()
+        self._claims.release_all()
 
     def _settle_one(self, gap: Gap) -> None:
         """Times alone cannot be settled so: some of their trades may be missing still."""
@@ -295,9 +304,7 @@ class RecorderRepair:
     async def _serve_ids(self, gap: Gap, first_id: int) -> bool:
         """Whether the end of the hole was reached."""
         async for page in id_pages(self._history, gap.symbol, first_id, gap.last_id):
-            ids, times = page.rows["agg_trade_id"], page.rows["transact_time_ms"]
-            rows = page.rows[self._missing(gap.symbol).mask(ids, times)]
-            self._batch.add(gap.symbol, rows, list(self._settlements(page, gap)))
+            self._batch.add(gap.symbol, page.rows, list(self._settlements(page, gap)))
             await self._write_if_full()
             if page.is_end:
                 return gap.last_id is not None
@@ -315,11 +322,6 @@ class RecorderRepair:
                 times_ms=piece.times_ms,
                 repairable_until_ms=None if piece.is_found else archive_until_ms(until_ms),
             )
-
-    def _missing(self, symbol: str) -> Missing:
-        """What the ledger says now: a late trade may have come while REST was asked."""
-        gaps = self._ledger.unresolved("trades")
-        return missing_of(g for g in gaps if g.symbol == symbol and turn_of(g) is not Turn.NOBODY)
 
     async def _serve_times(self, gap: Gap) -> bool:
         """Of a hole without ids: all trades of its time that are not stored."""

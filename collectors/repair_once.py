@@ -15,7 +15,7 @@ from binance_api.rest import RestClient
 from collectors.repair import RecorderRepair, RepairSettings
 from collectors.repair_archive import PublicArchive
 from collectors.repair_plan import Turn, turn_of
-from collectors.stored_holes import enter_stored_holes
+from collectors.stored_holes import enter_stored_holes, recorded_before
 from domain.events import GapState
 from domain.market import Market
 from lake.gap_ledger import Gap, GapLedger
@@ -142,7 +142,10 @@ async def repair_once(
         wall_ns=time.time_ns,
         monotonic=time.monotonic,
     )
-    await asyncio.to_thread(enter_stored_holes, paths, ledger, at_ns=time.time_ns())
+    recorded = await asyncio.to_thread(recorded_before, paths, ledger)
+    repair.doubt(
+        await asyncio.to_thread(enter_stored_holes, paths, ledger, recorded, at_ns=time.time_ns())
+    )
     before = _count(_waiting(ledger))
     total = sum(before.values())
     repair.on_progress = lambda: on_progress(total - sum(_count(_waiting(ledger)).values()), total)

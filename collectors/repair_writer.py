@@ -2,7 +2,8 @@
 
 Consumes rows and what they settle, produces one file per batch and date; the ledger changes only when
 the file is durable. A crash in between leaves rows whose holes are open: the next start finds them
-stored (``lake.repaired_rows.stored_trades``) and settles without writing twice.
+stored (``lake.repaired_rows.stored_trades``) and settles without writing twice. What came over a socket
+meanwhile is left out (``TradeClaims``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 import numpy as np
 import structlog
 
+from collectors.trade_claims import SymbolSpan, TradeClaims
 from domain.events import GapState
 from lake.atomic import StepHook, no_hook
 from lake.gap_ledger import GapLedger
@@ -44,6 +46,7 @@ class RepairWriter:
     Args:
         paths: The tree.
         ledger: The recorder's.
+        claims: The recorder's, of the same ledger.
         wall_ns: Wall clock, ns since the epoch.
         hook: See ``lake.atomic.StepHook``.
     """
@@ -52,32 +55,38 @@ class RepairWriter:
         self,
         paths: LakePaths,
         ledger: GapLedger,
+        claims: TradeClaims,
         wall_ns: Callable[[], int],
         *,
         hook: StepHook = no_hook,
     ) -> None:
         self._paths = paths
         self._ledger = ledger
+        self._claims = claims
         self._wall_ns = wall_ns
         self._hook = hook
         self._counts: Counter[str] = Counter()
 
     def write(self, table: TradeTable | None, settled: Iterable[Settlement]) -> None:
-        """Write rows durably, then settle.
+        """Write rows that are missing still durably, then settle.
 
         Args:
-            table: Rows in ``TRADE_SCHEMA``; ``None`` if there are none.
+            table: Rows in ``TRADE_SCHEMA``, each once; ``None`` if there are none.
             settled: What they settle, and what is settled without rows.
 
         Raises:
             StorageError: The disk refused; of rows of several dates some may be stored.
         """
+        claimed: list[SymbolSpan] = []
         if table is not None and table.num_rows:
-            write_stream_file(self._paths, "trades", table, metadata={}, hook=self._hook)
-            self._counts["rows"] += table.num_rows
-            self._counts["files"] += 1
+            table, claimed = self._claims.claim(table)
+            if table.num_rows:
+                write_stream_file(self._paths, "trades", table, metadata={}, hook=self._hook)
+                self._counts["rows"] += table.num_rows
+                self._counts["files"] += 1
         for one in settled:
             self._settle(one)
+        self._claims.release(claimed)  # kept where the disk refused: some rows may be stored
         self._ledger.flush()
 
     def statistics(self) -> dict[str, int | float | str | None]:

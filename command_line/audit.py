@@ -51,6 +51,7 @@ def _run(given: dict[str, Any]) -> int:
     what, target = given.pop("what"), given.pop("json", None)
     first, last = given.pop("from", None), given.pop("to", None)
     pages = given.pop("rest_pages")
+    is_named = "symbols" in given
     settings = settings_of(given)
     if not settings.paths.root.is_dir():
         raise ConfigError(f"DATA_DIR (--data-dir): {settings.paths.root} does not exist")
@@ -70,7 +71,10 @@ def _run(given: dict[str, Any]) -> int:
             if target is not None:
                 raise
             print(f"\nno report: {error}", file=sys.stderr)
-    return HOLES_EXIT_CODE if report.has_holes else 0
+    lacks_all = bool(report.unknown) and (is_named or len(report.unknown) == len(report.symbols))
+    if lacks_all:
+        print(f"nothing is known of {', '.join(report.unknown)} here", file=sys.stderr)
+    return HOLES_EXIT_CODE if report.has_holes or lacks_all else 0
 
 
 def _completeness(
@@ -135,7 +139,7 @@ VERB = Verb(
     about=(
         "Check that what the lake holds is whole, and certify every hour of it: whole, repaired "
         "(from what),\nor holed (what, why, until when it can be repaired). Exit code 4 when there "
-        "are holes."
+        "are holes,\nor nothing is known of a symbol asked for."
     ),
     examples=(
         "python main.py audit completeness",

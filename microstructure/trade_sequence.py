@@ -11,7 +11,8 @@ import msgspec
 class MissingRange(msgspec.Struct):
     """Ids that were skipped: ``first_id..last_id``, between two known trades.
 
-    ``after_ms`` and ``before_ms`` are the transaction times of the trades around the hole.
+    ``after_ms`` and ``before_ms`` are the transaction times of the trades around the hole. What is
+    left of one that is filled in part is as ``lost`` and as ``is_told`` (to the ledger) as it was.
     """
 
     first_id: int
@@ -21,6 +22,7 @@ class MissingRange(msgspec.Struct):
     since_ns: int
     lost: bool = False
     absent_replies: int = 0
+    is_told: bool = False
 
     @property
     def count(self) -> int:

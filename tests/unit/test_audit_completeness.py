@@ -396,8 +396,8 @@ def test_a_damaged_file_is_a_hole_and_the_rest_is_audited(paths: LakePaths) -> N
 # --- the command ---
 
 
-def run_audit(folder: Path, *arguments: str, module: str | None = None):
-    command = ["-m", module] if module else [str(MAIN), "audit", "completeness"]
+def run_audit(folder: Path, *arguments: str, module: str | None = None, what: str = "completeness"):
+    command = ["-m", module] if module else [str(MAIN), "audit", what]
     return subprocess.run(
         [sys.executable, *command, "--data-dir", str(folder), *arguments],
         cwd=MAIN.parent,
@@ -435,6 +435,17 @@ def test_the_module_exits_0_when_all_is_whole_and_says_what_is_not_reachable(
     assert done.returncode == 0, done.stderr
     assert "0 trades compared with REST; REST did not answer" in done.stdout
     assert list((data_dir / "audit").glob("completeness-*.json"))
+
+
+@pytest.mark.parametrize("what", ["completeness", "stream"])
+def test_a_symbol_nothing_is_known_of_is_said_and_is_not_whole(
+    paths: LakePaths, data_dir: Path, what: str
+) -> None:
+    store(paths, trades(range(1, 100)))
+    for symbols, code in (("SOLUSDT", 4), (SYMBOL, 0)):
+        done = run_audit(data_dir, "--symbols", symbols, "--rest-pages", "0", what=what)
+        assert done.returncode == code, done.stderr
+        assert ("nothing is known of SOLUSDT here" in done.stderr) is (code == 4)
 
 
 def test_a_month_that_is_none_is_bad_usage(paths: LakePaths) -> None:
