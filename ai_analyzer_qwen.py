@@ -19,6 +19,7 @@ import structlog
 
 from ai.budget import Budget, BudgetSettings
 from ai.contract import Outcome, Provider
+from ai.daily import build_daily_prompt
 from ai.journal import CallJournal, CallRecord
 from ai.prompt import Prompt, build_prompt
 from ai.providers import BUILDERS, build_provider, is_sendable
@@ -95,6 +96,7 @@ class AIAnalyzer:
         self._asked_ms: dict[str, int] = {}  # window end last asked about
         self._in_flight: set[str] = set()
         self._wake = asyncio.Event()
+        self._prepared = asyncio.Event()
         self._settled = asyncio.Event()
         self._settled.set()
         self._alerted: set[str] = set()
@@ -145,6 +147,7 @@ class AIAnalyzer:
                 group.create_task(self._journal.run(), name="ai-journal")
                 await self._load_ledger()
                 await self._router.prepare()
+                self._prepared.set()
                 while True:
                     await self._wake.wait()
                     self._wake.clear()
@@ -159,6 +162,27 @@ class AIAnalyzer:
         """Wait until every question so far is answered; for replays, which have no time of their own."""
         if self._settings.mode is AIMode.LIVE and self._has_providers:
             await self._settled.wait()
+
+    async def recommend(self, rules: Signal) -> Signal | None:
+        """Ask about a day, once ``run`` is at work.
+
+        Args:
+            rules: What the daily rules made of it, with their readings as evidence.
+
+        Returns:
+            The signal, which nobody has published yet; ``None``: nobody is configured, or nobody
+            answered, which is published.
+        """
+        if not self._has_providers:
+            return None
+        await self._prepared.wait()
+        try:
+            return await self._ask_about_day(rules)
+        except Exception:
+            log.exception("ai.analysis_failed", symbol=rules.symbol)
+            self._counts["defects"] += 1
+            self._unavailable(rules, Outcome.FAILED.value, ())
+            return None
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Windows, questions, answers, outcomes by provider, spending of the day, the journal."""
@@ -279,12 +303,28 @@ class AIAnalyzer:
         self._last_latency_ms = round((self._monotonic() - began) * 1_000, 3)
         self._answered(result, prompt)
 
+    async def _ask_about_day(self, rules: Signal) -> Signal | None:
+        prompt = build_daily_prompt(rules)
+        self._counts["asked"] += 1
+        question = Question(prompt=prompt, decided_at_ms=rules.decided_at_ms, events=("day",))
+        result = await self._router.ask(question)
+        await self._budget.flush()
+        if isinstance(result, Unanswered):
+            self._unavailable(rules, result.reason, result.attempts)
+            return None
+        self._counts["answered"] += 1
+        signal = signal_of(result.reading, result.record, prompt)
+        source = f"{signal.source}:daily"  # beside ``rules:daily``, apart from those of windows
+        return msgspec.structs.replace(signal, source=source, signal_id=f"daily:{signal.signal_id}")
+
     def _answered(self, answer: Answer, prompt: Prompt) -> None:
         self._counts["answered"] += 1
         self._logged_reason = None
         self._publish_signal(signal_of(answer.reading, answer.record, prompt))
 
-    def _unavailable(self, row: FeatureRow, reason: str, attempts: tuple[str, ...]) -> None:
+    def _unavailable(
+        self, row: FeatureRow | Signal, reason: str, attempts: tuple[str, ...]
+    ) -> None:
         self._counts["unavailable"] += 1
         if reason != self._logged_reason:  # what lasts is said once
             self._logged_reason = reason

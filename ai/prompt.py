@@ -61,8 +61,8 @@ is not in the data makes the reply worthless.
 within 5 percent of it; null for HOLD.
 """
 
-_SYMBOL = re.compile(r"[A-Z0-9_]{2,40}")
-_UNNAMED = "UNNAMED"
+SYMBOL = re.compile(r"[A-Z0-9_]{2,40}")
+UNNAMED = "UNNAMED"
 
 _OF_ROW = (
     *("delta", "volume", "trade_count", "net_flow_quote", "flow_imbalance"),
@@ -89,6 +89,21 @@ _LEVEL_NAMES = {name: f"previous_{name}" for name in ("high", "low", "close")}
 type Shown = Mapping[str, float | int]
 
 
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reply must keep to: seconds, and the share of the price."""
+
+    shortest_horizon_s: int = SHORTEST_HORIZON_S
+    longest_horizon_s: int = LONGEST_HORIZON_S
+    max_invalidation_ratio: float = MAX_INVALIDATION_RATIO
+
+
+class Template(msgspec.Struct, frozen=True):
+    """Which question it is: its version, and the hash of all that is the same in every prompt."""
+
+    version: str
+    hash: str
+
+
 class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     """One question.
 
@@ -98,6 +113,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
         price: Last price, unrounded.
         context_hash: Of template version, symbol, window and data.
         tokens: Upper estimate of what the messages cost.
+        template: What the prompt was made from.
+        limits: Of the reply.
     """
 
     symbol: str
@@ -107,6 +124,8 @@ class Prompt(msgspec.Struct, frozen=True, kw_only=True):
     price: float
     context_hash: str
     tokens: int
+    template: Template
+    limits: Limits = Limits()
 
 
 def build_prompt(row: FeatureRow, context: MarketContext) -> Prompt:
@@ -120,7 +139,7 @@ def build_prompt(row: FeatureRow, context: MarketContext) -> Prompt:
         raise ValueError("the price is unknown")
     shown = _shown(row, context)
     data: dict[str, object] = {
-        "symbol": row.symbol if _SYMBOL.fullmatch(row.symbol) else _UNNAMED,
+        "symbol": row.symbol if SYMBOL.fullmatch(row.symbol) else UNNAMED,
         "window_s": (row.window_end_ms - row.window_start_ms) // 1_000,
         "session": Session(context.session).value,
     }
@@ -137,8 +156,9 @@ def build_prompt(row: FeatureRow, context: MarketContext) -> Prompt:
         messages=messages,
         shown=shown,
         price=price,
-        context_hash=_digest(identity),
+        context_hash=digest(identity),
         tokens=estimate_tokens(messages),
+        template=_TEMPLATE,
     )
 
 
@@ -157,38 +177,38 @@ def estimate_tokens(messages: tuple[Message, ...]) -> int:
 
 def messages_hash(messages: tuple[Message, ...]) -> str:
     """Of a prompt as it is sent."""
-    return _digest(messages)
+    return digest(messages)
 
 
 def template_hash() -> str:
     """Of everything that is the same in all prompts."""
-    return _digest((SYSTEM, _OF_ROW, _OF_CONTEXT, _PRICES, _LEVELS))
+    return digest((SYSTEM, _OF_ROW, _OF_CONTEXT, _PRICES, _LEVELS))
 
 
 def _shown(row: FeatureRow, context: MarketContext) -> dict[str, float | int]:
     found: dict[str, float | int | None] = {}
     for name in _PRICES:
-        found[name] = _rounded(getattr(context, name), 10)
+        found[name] = rounded(getattr(context, name), 10)
     for name in _OF_CONTEXT:
-        found[name] = _rounded(getattr(context, name), 4)
+        found[name] = rounded(getattr(context, name), 4)
     found["volatility_1m_bps"] = _in_bps(context.volatility_1m)
     for name in _OF_ROW:
-        found[name] = _rounded(getattr(row, name), 4)
+        found[name] = rounded(getattr(row, name), 4)
     found["realized_vol_bps"] = _in_bps(row.realized_vol)
     for name in ("bid_wall_price", "ask_wall_price", "microprice"):
-        found[name] = _rounded(getattr(row, name), 10)
+        found[name] = rounded(getattr(row, name), 10)
     if context.levels is not None:
         for name in _LEVELS:
-            value = _rounded(getattr(context.levels, name), 10)
+            value = rounded(getattr(context.levels, name), 10)
             found[_LEVEL_NAMES.get(name, name)] = value
     return {name: value for name, value in found.items() if value is not None}
 
 
 def _in_bps(value: float | None) -> float | int | None:
-    return None if value is None else _rounded(1e4 * value, 4)
+    return None if value is None else rounded(1e4 * value, 4)
 
 
-def _rounded(value: float | None, digits: int) -> float | int | None:
+def rounded(value: float | None, digits: int) -> float | int | None:
     """As shown: few digits, and no fraction where there is none; not finite is unknown."""
     if value is None or not isfinite(value):
         return None
@@ -196,5 +216,9 @@ def _rounded(value: float | None, digits: int) -> float | int | None:
     return int(short) if short.is_integer() and abs(short) < 1e15 else short
 
 
-def _digest(value: object) -> str:
+def digest(value: object) -> str:
+    """A short hash of anything that JSON can say."""
     return hashlib.blake2b(msgspec.json.encode(value), digest_size=16).hexdigest()
+
+
+_TEMPLATE = Template(TEMPLATE_VERSION, template_hash())

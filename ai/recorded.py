@@ -11,7 +11,7 @@ import msgspec
 
 from ai.contract import Outcome
 from ai.journal import CallRecord, calls_file
-from ai.prompt import TEMPLATE_VERSION, Prompt
+from ai.prompt import Prompt
 from ai.reply import Reading
 from domain.events import Signal
 from lake.atomic import storage_error
@@ -79,7 +79,7 @@ def signal_of(reading: Reading, record: CallRecord, prompt: Prompt) -> Signal:
         invalidation=reading.invalidation,
         source=record.provider,
         model=record.model,
-        template_version=TEMPLATE_VERSION,
+        template_version=prompt.template.version,
         latency_ms=record.analysis_ms,
         prompt_tokens=record.prompt_tokens,
         completion_tokens=record.completion_tokens,

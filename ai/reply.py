@@ -15,14 +15,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ai.contract import Completion, Outcome
-from ai.prompt import (
-    LONGEST_HORIZON_S,
-    MAX_EVIDENCE,
-    MAX_INVALIDATION_RATIO,
-    MAX_RATIONALE_CHARS,
-    SHORTEST_HORIZON_S,
-    Prompt,
-)
+from ai.prompt import MAX_EVIDENCE, MAX_RATIONALE_CHARS, Limits, Prompt
 from domain.events import Action
 
 MAX_REPLY_CHARS = 16_384
@@ -112,10 +105,10 @@ def check_text(text: str, prompt: Prompt) -> Reading | Rejected:
     except ValidationError as error:
         return _misshapen(error)
     return (
-        _out_of_range(reply)
+        _out_of_range(reply, prompt.limits)
         or _contradiction(reply)
         or _invented(reply, prompt)
-        or _wrong_level(reply, prompt.price)
+        or _wrong_level(reply, prompt)
         or _reading(reply)
     )
 
@@ -130,7 +123,7 @@ def _misshapen(error: ValidationError) -> Rejected:
     return Rejected(Outcome.WRONG_SHAPE, f"{where} {problem or 'has the wrong type'}")
 
 
-def _out_of_range(reply: Reply) -> Rejected | None:
+def _out_of_range(reply: Reply, limits: Limits) -> Rejected | None:
     shares = {
         "confidence": reply.confidence,
         "p_up": reply.p_up,
@@ -140,8 +133,8 @@ def _out_of_range(reply: Reply) -> Rejected | None:
     for name, value in shares.items():
         if not 0.0 <= value <= 1.0:
             return Rejected(Outcome.OUT_OF_RANGE, f"{name} is not between 0 and 1")
-    if not SHORTEST_HORIZON_S <= reply.horizon_s <= LONGEST_HORIZON_S:
-        bounds = f"{SHORTEST_HORIZON_S} and {LONGEST_HORIZON_S}"
+    if not limits.shortest_horizon_s <= reply.horizon_s <= limits.longest_horizon_s:
+        bounds = f"{limits.shortest_horizon_s} and {limits.longest_horizon_s}"
         return Rejected(Outcome.OUT_OF_RANGE, f"horizon_s is not between {bounds}")
     if not 1 <= len(reply.evidence) <= MAX_EVIDENCE:
         return Rejected(Outcome.OUT_OF_RANGE, f"evidence needs 1 to {MAX_EVIDENCE} numbers")
@@ -207,13 +200,13 @@ def _cites_only(text: str, known: Iterable[float]) -> bool:
     return True
 
 
-def _wrong_level(reply: Reply, price: float) -> Rejected | None:
-    level = reply.invalidation
+def _wrong_level(reply: Reply, prompt: Prompt) -> Rejected | None:
+    level, price = reply.invalidation, prompt.price
     if reply.action == "HOLD":
         return None
     if level is None:
         return Rejected(Outcome.WRONG_LEVEL, "invalidation is missing")
-    if abs(level - price) > MAX_INVALIDATION_RATIO * price:
+    if abs(level - price) > prompt.limits.max_invalidation_ratio * price:
         return Rejected(Outcome.WRONG_LEVEL, "invalidation is too far from the price")
     if (level < price) != (reply.action == "BUY") or level == price:
         side = "below" if reply.action == "BUY" else "above"

@@ -33,12 +33,10 @@ from ai.contract import (
 from ai.cost import budgeted_cost, known_cost, usage_of
 from ai.journal import CallRecord
 from ai.prompt import (
-    TEMPLATE_VERSION,
     Prompt,
     estimate_tokens,
     messages_hash,
     repair_messages,
-    template_hash,
 )
 from ai.reply import REPLY_SCHEMA, Reading, Rejected, check_text, read_reply
 
@@ -47,7 +45,6 @@ log = structlog.get_logger()
 LEAST_ATTEMPT_S = 0.2  # with less time left nobody is asked
 MODEL_HOLD_S = 600.0  # a model that refuses our request as such is left alone for so long
 _GRACE_S = 1.0  # a disk that stalls may hold an analysis up for this long beyond its deadline
-_TEMPLATE_HASH = template_hash()
 
 
 class RouterSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -306,8 +303,8 @@ class Router:
             is_repair=call.is_repair,
             provider=call.provider.name,
             model=call.model,
-            template_version=TEMPLATE_VERSION,
-            template_hash=_TEMPLATE_HASH,
+            template_version=prompt.template.version,
+            template_hash=prompt.template.hash,
             prompt_hash=messages_hash(call.messages),
             prompt=call.messages,
             reply=result.text,

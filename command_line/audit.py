@@ -43,6 +43,8 @@ def _add_arguments(parser: Parser) -> None:
         only=(
             *("log_level", "raw_data_dir", "binance_rest_url", "binance_spot_rest_url"),
             "binance_rate_limit_weight",
+            "binance_rate_limit_concurrency",
+            "binance_rate_limit_window_seconds",
         ),
     )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 from command_line.ingest import interval_names
+from command_line.recommending import RECOMMENDING, asking, daily_analyst
+from command_line.running import run_loop
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def _add_arguments(parser: Parser) -> None:
     add_settings(
         parser,
         first=("market", "data_dir"),
-        only=("symbols", "log_level", "raw_data_dir", "curated_data_dir"),
+        only=("symbols", "log_level", "raw_data_dir", "curated_data_dir", *RECOMMENDING),
     )
 
 
@@ -47,26 +49,32 @@ def _run(given: dict[str, Any]) -> int:
             report = curation.curate_timeframe(name, rebuild=rebuild, on_progress=_show)
             print(report, flush=True)
         if recommends:
-            _recommend(settings)
+            return run_loop(_recommend(settings))
     return 0
 
 
-def _recommend(settings: Settings) -> None:
+async def _recommend(settings: Settings) -> int:
+    from event_bus import EventBus
     from ingestion.recommendation import DailyRecommendation
 
-    recommendation = DailyRecommendation(settings.paths, settings.symbols)
+    analyst = daily_analyst(settings, EventBus())  # nobody listens to one run
+    recommendation = DailyRecommendation(settings.paths, settings.symbols, analyst=asking(analyst))
     at_ms = recommendation.newest_ms()
     if at_ms is None:
         print("no curated 1h bars to recommend from")
-        return
+        return 0
     now_ms = time.time_ns() // 1_000_000
     # Old data (a market of the past, served again) date the decision themselves.
     decided_ms = now_ms if at_ms <= now_ms < at_ms + _DAY_MS else at_ms
-    signals = asyncio.run(recommendation.recommend(at_ms, decided_ms))
+    async with contextlib.AsyncExitStack() as stack:
+        if analyst is not None:
+            await stack.enter_async_context(analyst.at_work())
+        signals = await recommendation.recommend(at_ms, decided_ms)
     for signal in signals:
-        print(f"{signal.symbol}: {signal.rationale}")
+        print(f"{signal.symbol} ({signal.source}): {signal.rationale}")
     if not signals:
         print("nothing new to recommend; the log says why")
+    return 0
 
 
 def _show(done: int, of: int) -> None:

@@ -32,6 +32,8 @@ def _run(given: dict[str, Any]) -> int:
 
 
 async def _examine(settings: Settings, *, live: bool) -> int:
+    import msgspec
+
     from market_orchestrator.analyst import ai_settings
     from market_orchestrator.exchange import hosts
     from monitoring.ai_findings import check_analyst
@@ -45,7 +47,7 @@ async def _examine(settings: Settings, *, live: bool) -> int:
             data_root=settings.data_root,
             source=settings.source_description,
             ws_url=ws_url,
-            rest_url=rest_url,
+            rest=msgspec.structs.replace(settings.rest_settings, base_url=rest_url),
             uses_exchange=settings.replay_path is None,
         )
         more = check_analyst(ai_settings(settings), settings.paths.analyst_calls, live=live)

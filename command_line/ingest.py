@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import sys
 from typing import TYPE_CHECKING, Any
 
+from command_line.recommending import RECOMMENDING, asking, daily_analyst, tell
 from command_line.running import run_loop
+from command_line.serving import SERVING, beside, monitoring
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 from domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from config import Settings
     from domain.times import When
+    from event_bus import EventBus
+    from ingestion.follow import Read
     from ingestion.ingest_run import IntervalReport
+    from market_orchestrator.analyst import DailyAnalyst
+    from monitoring.health import Readings
+    from monitoring.logging import LogWriter
 
 _DEFAULT_INTERVALS = ("15m", "30m", "1h", "4h", "1d", "1w")
 _MOST_GAPS_SHOWN = 20
@@ -49,7 +57,7 @@ def _add_arguments(parser: Parser) -> None:
             *("binance_rest_url", "binance_spot_rest_url"),
             *("binance_rate_limit_weight", "binance_rate_limit_concurrency"),
             *("binance_rate_limit_window_seconds", "ingest_long_intervals"),
-            "recommendation_update_time",
+            *("event_broker", "events_keep", *SERVING, *RECOMMENDING),
         ),
     )
 
@@ -62,9 +70,9 @@ def _run(given: dict[str, Any]) -> int:
     if is_scheduled and (ask_again or asked["start"] is not None or asked["end"] is not None):
         raise ConfigError("--schedule: goes with --interval and --days alone")
     settings = settings_of(given)
-    with logging_for(settings):
+    with logging_for(settings) as writer:
         if is_scheduled:
-            return run_loop(_follow(settings, intervals, asked["days"]))
+            return _run_schedule(settings, intervals, asked["days"], writer)
         return run_loop(_ingest(settings, intervals, asked, ask_again=ask_again))
 
 
@@ -108,10 +116,56 @@ async def _ingest(
     return 0
 
 
-async def _follow(settings: Settings, intervals: list[str], days: float | None) -> int:
-    from ingestion.follow import follow
+def _run_schedule(
+    settings: Settings, intervals: list[str], days: float | None, writer: LogWriter
+) -> int:
+    from event_bus import EventBus
 
-    return await follow(settings, intervals, days=days)
+    bus = EventBus()
+    reads: list[Read] = []
+    analyst = daily_analyst(settings, bus)
+
+    def read() -> Readings:
+        values = reads[0]() if reads else {}
+        if values and analyst is not None:
+            values |= {f"ai.{name}": value for name, value in analyst.statistics().items()}
+        return values
+
+    serving = monitoring(settings, "ingest", read, writer=writer, bus=bus, progress=_progress)
+    work = _follow(settings, intervals, days, bus, analyst, reads.append)
+    return run_loop(beside(work, serving))
+
+
+async def _follow(
+    settings: Settings,
+    intervals: list[str],
+    days: float | None,
+    bus: EventBus,
+    analyst: DailyAnalyst | None,
+    started: Callable[[Read], None],
+) -> int:
+    from ingestion.follow import follow
+    from market_orchestrator.exchange import open_exchange
+
+    async with contextlib.AsyncExitStack() as stack:
+        exchange = await open_exchange(settings, stack)
+        if analyst is not None:
+            await stack.enter_async_context(analyst.at_work())
+        return await follow(
+            settings,
+            intervals,
+            exchange.rest,
+            days=days,
+            analyst=asking(analyst),
+            publish=lambda signal: tell(bus, signal),
+            started=started,
+        )
+
+
+def _progress(values: Readings) -> int:
+    """Looks at the clock, and requests while a run lasts."""
+    counts = [values.get(name) for name in ("schedule.looks", "rest.requests")]
+    return sum(int(count) for count in counts if isinstance(count, int | float))
 
 
 def _print(reports: Sequence[IntervalReport]) -> None:

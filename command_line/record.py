@@ -20,7 +20,14 @@ CONCERNED = (
     *("log_level", "raw_data_dir", "disk_warn_mib", "disk_stop_mib"),
     *("stream_flush_interval_seconds", "stream_flush_max_items", "stream_flush_max_bytes"),
     *("stream_journal_sync_ms", "ws_ping_interval", "ws_max_reconnect_attempts"),
-    *("ws_backoff_cap", "ws_redundancy", "ws_rotation_minute", "binance_rate_limit_weight"),
+    *(
+        "ws_backoff_cap",
+        "ws_redundancy",
+        "ws_rotation_minute",
+        "binance_rate_limit_weight",
+        "binance_rate_limit_concurrency",
+        "binance_rate_limit_window_seconds",
+    ),
     *("binance_ws_url", "binance_rest_url", "binance_spot_ws_url", "binance_spot_rest_url"),
     *("binance_vision_url", "log_file", "log_file_mib", "log_files_keep", *SERVING),
 )

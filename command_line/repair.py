@@ -21,7 +21,14 @@ def _add_arguments(parser: Parser) -> None:
         parser,
         first=("market", "source", "data_dir"),
         only=(
-            *("log_level", "raw_data_dir", "binance_rate_limit_weight", "binance_vision_url"),
+            *(
+                "log_level",
+                "raw_data_dir",
+                "binance_rate_limit_weight",
+                "binance_rate_limit_concurrency",
+                "binance_rate_limit_window_seconds",
+                "binance_vision_url",
+            ),
             *("binance_rest_url", "binance_spot_rest_url", "binance_ws_url", "binance_spot_ws_url"),
         ),
     )

@@ -54,7 +54,7 @@ def monitoring(
         progress=frames_received if progress is None else progress,
         bus=bus,
         others={"log": writer, **(others or {})},
-        broker=None if bus is None else _broker(settings),
+        broker=None if bus is None else _broker(settings, verb),
     )
     return serve_monitoring(_settings(settings, verb), sources)
 
@@ -85,7 +85,7 @@ def _settings(settings: Settings, verb: str) -> MonitoringSettings:
         health=HealthSettings(
             disk_warn_mib=settings.disk_warn_mib, disk_stop_mib=settings.disk_stop_mib
         ),
-        events_folder=settings.paths.root / "events",
+        events_folder=_events_folder(settings, verb),
         events_keep=settings.events_keep,
         version=version(),
         labels=labels,
@@ -107,7 +107,13 @@ def _http(settings: Settings) -> HttpSettings | None:
     return http
 
 
-def _broker(settings: Settings) -> Callable[[EventStream], Publisher] | None:
+def _events_folder(settings: Settings, verb: str) -> Path:
+    """Events that survive a restart; other verbs than the bot keep theirs apart from its own."""
+    folder = settings.paths.root / "events"
+    return folder if verb == "run" else folder / verb
+
+
+def _broker(settings: Settings, verb: str) -> Callable[[EventStream], Publisher] | None:
     url = settings.event_broker
     if url is None:
         return None
@@ -123,7 +129,7 @@ def _broker(settings: Settings) -> Callable[[EventStream], Publisher] | None:
         market=settings.market.value,
         token=None if token is None else token.get_secret_value(),
     )
-    position = settings.paths.root / "events" / "broker.json"
+    position = _events_folder(settings, verb) / "broker.json"
     return lambda stream: EventBroker(chosen, stream, position)
 
 

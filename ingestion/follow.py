@@ -17,6 +17,7 @@ import msgspec
 import structlog
 
 from binance_api.errors import ExchangeError
+from binance_api.rest import RestClient
 from domain.errors import FolderInUse
 from domain.events import Signal
 from domain.intervals import DAY_MS
@@ -39,6 +40,10 @@ _USAGE: Final = 2  # exit code of errors that no later run can mend
 
 type Recommend = Callable[[int, int], Awaitable[object]]
 """Given the due time and the exchange's time, recommends."""
+
+
+type Read = Callable[[], dict[str, float | int | str | None]]
+"""Statistics of all parts, flat."""
 
 
 class Follower:
@@ -77,11 +82,13 @@ class Follower:
         self._sleep = sleep
         self._done = _remembered(state)
         self._knows_time = False
-        self._counts = {"runs": 0, "failures": 0, "recommendations": 0}
+        self._is_failing = False
+        self._counts = {"runs": 0, "failures": 0, "recommendations": 0, "looks": 0}
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Runs, failed ones, recommendations, and when the last run was due."""
-        return {**self._counts, "last_due_ms": max(self._done.values(), default=None)}
+        """Runs, failed ones, recommendations, looks at the clock, and when the last run was due."""
+        last_due_ms = max(self._done.values(), default=None)
+        return {**self._counts, "is_failing": int(self._is_failing), "last_due_ms": last_due_ms}
 
     def now_ms(self) -> int:
         """The exchange's time."""
@@ -98,6 +105,7 @@ class Follower:
                 until_ms = now_ms if is_late else self._schedule.next_ms(now_ms)
             log.info("schedule.waiting", seconds=(until_ms - now_ms) // 1_000)
             while (left_s := (until_ms - self.now_ms()) / 1_000) > 0:
+                self._counts["looks"] += 1
                 await self._sleep(min(left_s, _LONGEST_SLEEP_S))
 
     async def run_due(self) -> bool:
@@ -118,8 +126,10 @@ class Follower:
             if isinstance(error, ExchangeError) and error.exit_code == _USAGE:
                 raise
             self._counts["failures"] += 1
+            self._is_failing = True
             log.error("schedule.failed", reason=str(error), again_in_s=_RETRY_S)
             return False
+        self._is_failing = False
         return True
 
     async def _work_off(self, due: dict[str, int]) -> None:
@@ -159,19 +169,23 @@ class Follower:
 async def follow(
     settings: Settings,
     intervals: Sequence[str],
+    rest: RestClient,
     *,
     days: float | None = None,
     analyst: Analyst | None = None,
     publish: Callable[[Signal], None] = lambda _signal: None,
+    started: Callable[[Read], None] = lambda _read: None,
 ) -> int:
     """Keep a data folder up to date until cancelled.
 
     Args:
         settings: Where from, where to, and when.
         intervals: What to ingest and curate.
+        rest: Open; asked for everything.
         days: Look-back of the first run; ``None``: ``FIRST_DAYS``.
         analyst: Asked about the daily recommendation as well.
         publish: Told each recommendation.
+        started: Given what reads the parts' statistics, ``part.name`` to value.
 
     Returns:
         The exit code, should it ever end by itself.
@@ -188,13 +202,21 @@ async def follow(
         recommendation_minute=minute_of_day(settings.recommendation_update_time),
     )
     with FolderLock(settings.paths.root, "schedule"):
+        ingestion = DataIngestion(settings, rest=rest)
         follower = Follower(
-            DataIngestion(settings),
+            ingestion,
             DataCuration(settings),
             schedule,
             recommend=recommendation.recommend,
             state=settings.paths.root / "schedule.json",
             days=FIRST_DAYS if days is None else days,
+        )
+        started(
+            lambda: {
+                **{f"schedule.{name}": value for name, value in follower.statistics().items()},
+                **{f"ingestion.{name}": value for name, value in ingestion.statistics().items()},
+                **{f"rest.{name}": value for name, value in rest.statistics().items()},
+            }
         )
         await follower.run()
     return 0

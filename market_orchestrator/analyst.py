@@ -1,11 +1,14 @@
 """The AI analyst of a run: made from the settings, shown each live window, its answers to the outputs.
 
-Settings → ``AIAnalyzer`` or nobody. The rules analyst is asked in every mode: it is the baseline.
+Settings → ``AIAnalyzer`` or nobody. The rules analyst is asked in every mode: it is the baseline. The
+analyst of the daily recommendation is made here as well; its journal and budget are its own, as a bot
+may be at work in the same data folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -15,7 +18,7 @@ from ai.contract import Price
 from ai.settings import AIMode, AISettings
 from ai_analyzer_qwen import AIAnalyzer
 from config import Settings
-from domain.events import Topic
+from domain.events import Signal, Topic
 from event_bus import EventBus
 from market_orchestrator.outputs import Outputs
 
@@ -57,6 +60,34 @@ async def analyst_at_work(
             yield analyst.settle
         finally:
             task.cancel()
+
+
+class DailyAnalyst:
+    """The AI analyst of the daily recommendation; ``ask`` while ``at_work``."""
+
+    def __init__(self, settings: Settings, bus: EventBus) -> None:
+        self._analyst = AIAnalyzer(
+            ai_settings(settings),
+            settings.paths.analyst_calls / "daily",
+            now_ms=lambda: time.time_ns() // 1_000_000,
+            publish_signal=lambda signal: _publish(bus, Topic.SIGNAL, signal),
+            publish_unavailable=lambda event: _publish(bus, Topic.ANALYSIS_UNAVAILABLE, event),
+            publish_alert=lambda event: _publish(bus, Topic.ALERT, event),
+        )
+
+    async def ask(self, rules: Signal) -> Signal | None:
+        """``None`` where no model is configured or none answered."""
+        return await self._analyst.recommend(rules)
+
+    def statistics(self) -> dict[str, int | float | str | None]:
+        """The analyst's."""
+        return self._analyst.statistics()
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Answers questions inside the context."""
+        async with analyst_at_work(self._analyst):
+            yield
 
 
 async def _at_once() -> None:

@@ -47,14 +47,14 @@ _ROUTE_KIND = {Route.TRADES: StreamKind.AGG_TRADE, Route.DEPTH: StreamKind.DEPTH
 
 
 class Examined(msgspec.Struct, frozen=True, kw_only=True):
-    """What is examined; ``ws_url`` and ``rest_url`` are hosts alone, ``source`` is the folder's."""
+    """What is examined; ``ws_url`` is the host alone, ``source`` is the folder's."""
 
     market: Market
     symbols: tuple[str, ...]
     data_root: Path
     source: Mapping[str, str | int]
     ws_url: str
-    rest_url: str
+    rest: RestSettings
     uses_exchange: bool = True
 
 
@@ -107,7 +107,7 @@ async def examine(
     add(check_writable(examined.data_root))
     add(check_owner(LakePaths.of(examined.data_root, examined.market).root, examined.source))
     if examined.uses_exchange:
-        report(f"{'…':<8} {'REST':<18} asking {examined.rest_url}")
+        report(f"{'…':<8} {'REST':<18} asking {examined.rest.base_url}")
         async for finding in check_rest(examined):
             add(finding)
         report(f"{'…':<8} {'WebSocket':<18} waiting for data of {examined.ws_url}")
@@ -208,7 +208,7 @@ def _existing(folder: Path) -> Path:
 
 async def check_rest(examined: Examined) -> AsyncIterator[Finding]:
     """Whether REST answers, how far our clock is off, and whether the symbols exist."""
-    settings = RestSettings(market=examined.market, base_url=examined.rest_url, max_attempts=2)
+    settings = msgspec.structs.replace(examined.rest, max_attempts=2)
     async with RestClient(settings) as client:
         try:
             pinged = await client.ping(deadline_s=REST_TIMEOUT_S)

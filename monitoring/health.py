@@ -85,6 +85,10 @@ class HealthChecks:
             checks["disk"] = self._disk(free / 1_048_576)
         if "ai.mode" in values:
             checks["ai"] = _ai(values)
+        if (failures := _number(values, "schedule.failures")) is not None:
+            is_failing = bool(_number(values, "schedule.is_failing"))
+            state = State.DEGRADED if is_failing else State.OK
+            checks["schedule"] = Check(state, f"{failures:.0f} failed runs since the start")
         status = max((c.state for c in checks.values()), key=_RANK.__getitem__, default=State.OK)
         return Report(status, checks)
 

@@ -181,6 +181,13 @@ METRICS: tuple[Metric, ...] = (
         r"recovery\.windows_(?P<state>done|wanted)",
     ),
     _metric("disk_free_bytes", "Free space below the data folder.", r"disk\.free_bytes"),
+    # --- klines on schedule ---
+    _metric("schedule_runs_total", "Runs of the schedule.", r"schedule\.runs"),
+    _metric("schedule_failures_total", "Runs that are tried again.", r"schedule\.failures"),
+    _metric(
+        "schedule_recommendations_total", "Daily recommendations.", r"schedule\.recommendations"
+    ),
+    _metric("ingestion_rows_total", "Candles written.", r"ingestion\.rows"),
     # --- REST ---
     _metric("rest_requests_total", "REST requests sent.", r"rest\.requests"),
     _metric(

@@ -176,7 +176,7 @@ class Metrics:
 
     def _on_signal(self, signal: Signal) -> None:
         self._signals.labels(signal.source, signal.action.value).inc()
-        if signal.source == "rules":
+        if signal.source.partition(":")[0] == "rules":
             return
         self._answers.labels(signal.source).observe(signal.latency_ms / 1_000)
         self._tokens.labels(signal.source, "prompt").inc(signal.prompt_tokens or 0)

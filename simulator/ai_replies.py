@@ -12,6 +12,7 @@ from typing import Any
 from simulator.ai_script import Behaviour
 
 _SIGNS = ("net_flow_quote_z", "book_imbalance", "return_1m_bps", "ofi_z", "flow_imbalance")
+_SIGNS_OF_DAY = ("trend_1h", "trend_4h", "trend_1d")
 _MOST_EVIDENCE = 3
 
 
@@ -29,7 +30,7 @@ def shown_data(messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def good_reply(data: Mapping[str, Any]) -> dict[str, Any]:
     """A reading that holds: the sign of flow and book decides."""
-    known = [name for name in _SIGNS if isinstance(data.get(name), int | float)]
+    known = [name for name in (*_SIGNS, *_SIGNS_OF_DAY) if isinstance(data.get(name), int | float)]
     lead = sum((data[name] > 0) - (data[name] < 0) for name in known)
     price = float(data.get("price", 1.0))
     action = "HOLD" if lead == 0 else "BUY" if lead > 0 else "SELL"
@@ -41,7 +42,7 @@ def good_reply(data: Mapping[str, Any]) -> dict[str, Any]:
         "p_up": {"BUY": 0.5, "SELL": 0.2, "HOLD": 0.3}[action],
         "p_flat": {"BUY": 0.3, "SELL": 0.3, "HOLD": 0.4}[action],
         "p_down": {"BUY": 0.2, "SELL": 0.5, "HOLD": 0.3}[action],
-        "horizon_s": 120,
+        "horizon_s": data.get("horizon_s", 120),
         "rationale": "Flow and book lean the same way." if side else "Flow and book disagree.",
         "evidence": evidence or [{"feature": "price", "value": data.get("price", 1.0)}],
         "invalidation": round(price * (1 + 0.002 * side), 8) if side else None,

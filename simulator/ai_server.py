@@ -22,6 +22,13 @@ from simulator.ai_replies import reply_text
 from simulator.ai_script import PROVIDERS, Behaviour, Script, Step, parse_script
 
 _PATHS = {"groq": "/openai/v1", "dashscope": "/compatible-mode/v1", "openai": "/v1"}
+USUAL_MODELS = {
+    "groq": ("openai/gpt-oss-120b", "openai/gpt-oss-20b"),
+    "dashscope": ("qwen-plus",),
+    "openai": ("gpt-6-luna",),
+}
+"""What the lists of models name unless they are given: those the bot asks unless told otherwise."""
+
 _DEFAULT_WAIT_S = 30.0
 _DEFAULT_DRIP_S = 60.0
 _KEPT_REQUESTS = 1_000
@@ -43,7 +50,7 @@ class ScriptedAI:
     Args:
         script: What it does.
         keys: The key each provider accepts; a provider that is not named accepts any.
-        models: The models each provider knows; a provider that is not named knows any.
+        models: The models each provider knows; one that is not named lists the usual ones, knows any.
         port: TCP port; 0 picks a free one.
 
     Attributes:
@@ -186,7 +193,7 @@ class ScriptedAI:
 
     def _models_of(self, provider: str) -> Any:
         async def models(_request: web.Request) -> web.Response:
-            names = self._models.get(provider, ("any-model",))
+            names = self._models.get(provider, USUAL_MODELS[provider])
             # The SDK of DashScope reads its own catalogue's shape, the others OpenAI's.
             native = {"models": [{"model": name} for name in names], "total": len(names)}
             listed = [

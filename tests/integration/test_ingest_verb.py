@@ -8,11 +8,13 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ import main
 from command_line.curate import VERB as CURATE
 from command_line.ingest import VERB as INGEST
 from domain.market import Market
+from lake.signal_store import signal_store
+from simulator.ai_script import Script, parse_script
+from simulator.ai_server import ScriptedAI
 from simulator.candle_table import CandleTable
 from simulator.faults import FaultPlan
 from simulator.rest_faults import RestFault
@@ -40,16 +45,31 @@ def _isolated(clean_environment: pytest.MonkeyPatch) -> None:
 @contextlib.contextmanager
 def served(table: CandleTable, market: Market = Market.UM, **options: Any) -> Iterator[str]:
     """The REST address of an exchange in a thread of its own."""
+    settings = SimulatorSettings(
+        candles=table, start_ms=table.end_ms, symbols=table.symbols, market=market, **options
+    )
+    with in_a_thread(lambda: SimulatedExchange(settings)) as exchange:
+        yield exchange.rest_url
+
+
+@contextlib.contextmanager
+def models_served() -> Iterator[dict[str, str]]:
+    """Addresses of the AI providers: the first is limited, the second answers."""
+    script = Script(parse_script("groq=rate_limited:600;dashscope=ok"))
+    with in_a_thread(lambda: ScriptedAI(script)) as server:
+        yield server.urls
+
+
+@contextlib.contextmanager
+def in_a_thread(make: Callable[[], Any]) -> Iterator[Any]:
+    """A server in a thread of its own."""
     ready: dict[str, Any] = {}
     is_ready = threading.Event()
 
     async def serve() -> None:
-        settings = SimulatorSettings(
-            candles=table, start_ms=table.end_ms, symbols=table.symbols, market=market, **options
-        )
-        async with SimulatedExchange(settings) as exchange:
+        async with make() as server:
             ready["stop"] = stop = asyncio.Event()
-            ready["loop"], ready["url"] = asyncio.get_running_loop(), exchange.rest_url
+            ready["loop"], ready["server"] = asyncio.get_running_loop(), server
             is_ready.set()
             await stop.wait()
 
@@ -57,7 +77,7 @@ def served(table: CandleTable, market: Market = Market.UM, **options: Any) -> It
     thread.start()
     try:
         assert is_ready.wait(20)
-        yield str(ready["url"])
+        yield ready["server"]
     finally:
         ready["loop"].call_soon_threadsafe(ready["stop"].set)
         thread.join(20)
@@ -185,8 +205,62 @@ def test_the_schedule_runs_until_stopped_and_goes_on_where_it_stood(repository, 
         assert "schedule.run" not in log
 
 
+@pytest.mark.long  # a process that ingests, curates, asks and serves
+def test_the_schedule_serves_metrics_and_asks_the_models_for_the_day(
+    repository, tmp_path, monkeypatch
+):
+    port = free_port()
+    with served(candle_table(TWO, 96 * 40)) as url, models_served() as addresses:
+        variables = {"GROQ_API_KEY": "k", "DASHSCOPE_API_KEY": "k", "HTTP_PORT": str(port)}
+        variables |= {f"{name.upper()}_BASE_URL": found for name, found in addresses.items()}
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        seen: dict[str, str] = {}
+        code, log = _interrupted(
+            repository,
+            tmp_path,
+            url,
+            ["--schedule", "--interval", "1h,4h,1d"],
+            "schedule.waiting",
+            before_the_end=lambda: seen.update(_pages(port)),
+        )
+    assert code == 0, log
+    signals = signal_store(tmp_path / "data" / "signals").read_rows(TWO)
+    assert {(s.symbol, s.source) for s in signals} == {
+        (symbol, source) for symbol in TWO for source in ("rules:daily", "dashscope:daily")
+    }
+    assert {s.horizon_s for s in signals} == {86_400}
+    assert 'source="dashscope:daily"' in seen["metrics"]
+    assert "orderflow_schedule_runs_total 1.0" in seen["metrics"]
+    assert 'status="200"}' in seen["metrics"]
+    assert '"schedule"' in seen["readyz"]
+
+
+def _pages(port: int) -> dict[str, str]:
+    """What the process serves, once it has told of its signals."""
+    deadline = time.monotonic() + 20
+    found: dict[str, str] = {}
+    while "signals_total{" not in found.get("metrics", "") and time.monotonic() < deadline:
+        for page in ("metrics", "readyz"):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/{page}", timeout=10) as reply:
+                found[page] = reply.read().decode()
+    return found
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return int(opened.getsockname()[1])
+
+
 def _interrupted(
-    repository: Path, folder: Path, url: str, arguments: list[str], event: str
+    repository: Path,
+    folder: Path,
+    url: str,
+    arguments: list[str],
+    event: str,
+    *,
+    before_the_end: Callable[[], None] = lambda: None,
 ) -> tuple[int, str]:
     """Start ``ingest``, interrupt it when its log tells ``event``: exit code and log."""
     with (folder / "log.txt").open("w+") as log:
@@ -203,6 +277,7 @@ def _interrupted(
                 assert process.poll() is None, (folder / "log.txt").read_text()
                 assert time.monotonic() < deadline, (folder / "log.txt").read_text()
                 time.sleep(0.05)
+            before_the_end()
             process.send_signal(signal.SIGINT)
             return process.wait(10), (folder / "log.txt").read_text()
         finally:

@@ -174,6 +174,7 @@ def test_an_analyst_without_an_answer_leaves_the_rules_alone(settings):
 
 
 def test_stale_or_absent_bars_give_no_recommendation_and_the_reason(settings):
+    structlog.reset_defaults()  # a verb may have set its own level before
     with structlog.testing.capture_logs() as logs:
         assert recommended(settings, NOON_MS + 30 * DAY_MS) == []
     assert logs[-1]["event"] == "recommendation.unavailable"
@@ -187,7 +188,7 @@ def test_the_verb_recommends_and_the_report_scores_it_from_the_klines(settings, 
         main.main(["curate", "--interval", "1h", "--recommend", "--symbols", "BTCUSDT", *arguments])
         == 0
     )
-    assert "BTCUSDT: " in capsys.readouterr().out
+    assert "BTCUSDT (rules:daily): " in capsys.readouterr().out
     recommended(settings)
     assert main.main(["signals", "--data-dir", str(settings.data_root)]) == 0
     shown = capsys.readouterr().out

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from binance_api.request_runner import RestSettings
 from domain.market import Market
 from lake.lock import FolderLock
 from lake.source import claim_source
@@ -36,7 +37,7 @@ def examined(data_root: Path, address: str, symbols: tuple[str, ...] = ("BTCUSDT
         data_root=data_root,
         source=SOURCE,
         ws_url=f"ws://{address}",
-        rest_url=f"http://{address}",
+        rest=RestSettings(base_url=f"http://{address}"),
     )
 
 
