@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from domain.market import TRADE_DTYPE, NO_VALUE
+from domain.market import NO_VALUE, TRADE_DTYPE
 from microstructure.book_tape import BookTape
 
 START_MS = 1_721_347_200_000  # 2024-07-19 00:00 UTC
