@@ -24,6 +24,7 @@ _GRID: Final = 14
 _GOLDEN: Final = 0.6180339887498949
 _STEPS: Final = 22
 _BISECTIONS: Final = 40
+_PRECISE: Final = 1e-10
 
 
 class HawkesParameters(msgspec.Struct, frozen=True, gc=False):
@@ -185,8 +186,8 @@ def _best_share(times_s: Floats, end_s: float, beta: float) -> tuple[float, floa
         slope, curve = float(ratio.sum()), float(ratio @ ratio)
         low, high = (share, high) if slope > 0.0 else (low, share)
         step = slope / curve if curve > 0.0 else 0.0
-        share = share + step if low < share + step < high else (low + high) / 2.0
-        if abs(step) < 1e-10 or high - low < 1e-10:
+        if abs(step) < _PRECISE or high - low < _PRECISE:
             break
+        share = share + step if low < share + step < high else (low + high) / 2.0
     likelihood = float(np.log(base + share * excess).sum()) - count
     return likelihood, (1.0 - share) * base, share * count / compensator
