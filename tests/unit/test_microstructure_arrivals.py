@@ -28,7 +28,8 @@ SETTINGS = SpoofSettings(tick=0.5, wall_size=50.0, opposing_volume=2.0)
 def arrivals(parameters: HawkesParameters, span_s: float, seed: int) -> np.ndarray:
     """Events by thinning (Ogata 1981)."""
     rng = np.random.default_rng(seed)
-    times, now, excited = [], 0.0, 0.0
+    times: list[float] = []
+    now = excited = 0.0
     while True:
         bound = parameters.mu + excited
         wait = rng.exponential(1.0 / bound)
