@@ -19,10 +19,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.report import arguments, machine, publish, versions
-from microstructure.book_shape import book_slopes, distances_bps, queue_imbalances
+from microstructure.book_shape import book_slopes, queue_imbalances
 from microstructure.book_tape import BookTape
 from microstructure.measures import FEATURE_NAMES, day_bins, day_measures, features_of
 from microstructure.ofi import level_events
+from microstructure.trade_cost import median_of, sweep_costs, sweeps_of, weighted_mean
 from microstructure.trade_rows import prices_and_quantities
 from microstructure.volatility import signature
 from microstructure.vpin import volume_buckets, vpin
@@ -32,6 +33,7 @@ WINDOW_MS = 5000
 DAY = (864_000, 1_500_000)
 SMOKE = (12_000, 20_000)
 OFI_LEVELS = 10
+MOST_WINDOWS = 2000  # pandas takes a covariance per window
 STEPS = (1, 5, 10, 60, 300)  # seconds
 
 type Sides = dict[str, tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]]
@@ -115,19 +117,66 @@ def pandas_signature(mid: pd.Series) -> np.ndarray:
     return np.array(values)
 
 
+def pandas_effective_spread(trades: pd.DataFrame, book: pd.DataFrame) -> np.ndarray:
+    """Median and volume-weighted cost of sweeps against the quote before, without a touch proxy."""
+    start = (trades["time"].diff() != pd.Timedelta(0)) | trades["is_buy"].diff().fillna(value=True)
+    paid = trades.assign(notional=trades["price"] * trades["quantity"])
+    sweeps = paid.groupby(start.cumsum()).agg(
+        time=("time", "first"),
+        is_buy=("is_buy", "first"),
+        quantity=("quantity", "sum"),
+        notional=("notional", "sum"),
+    )
+    mids = ((book["bid_price_0"] + book["ask_price_0"]) / 2).rename("mid").rename_axis("time")
+    matched = pd.merge_asof(sweeps, mids.reset_index(), on="time", allow_exact_matches=False)
+    price = matched["notional"] / matched["quantity"]
+    cost = 2e4 * (price - matched["mid"]) / matched["mid"]
+    cost = cost.where(matched["is_buy"], -cost)
+    weighted = (cost * matched["quantity"]).sum() / matched["quantity"][cost.notna()].sum()
+    return np.array([len(matched), cost.median(), weighted])
+
+
+def our_effective_spread(trades: np.ndarray, tape: BookTape) -> np.ndarray:
+    """Costs with touch proxy, realized spread and impact; of the shared part the count is compared."""
+    sweeps = sweeps_of(trades)
+    costs = sweep_costs(sweeps, tape, WINDOW_MS).effective_bps
+    return np.array([len(costs), median_of(costs), weighted_mean(costs, sweeps.quantity)])
+
+
+def pandas_integrated(flows: pd.DataFrame) -> np.ndarray:
+    """First components of the 60 windows before each, a covariance at a time."""
+    values = np.full(len(flows), np.nan)
+    for place in range(60, len(flows)):
+        covariance = flows.iloc[place - 60 : place].cov()
+        first = np.linalg.eigh(covariance.to_numpy())[1][:, -1]
+        first = first if first.sum() >= 0.0 else -first
+        values[place] = (flows.iloc[place] * first).sum() / np.abs(first).sum()
+    return values
+
+
+def our_integrated(bins: np.ndarray) -> np.ndarray:
+    """The same, together with all the other features."""
+    column = FEATURE_NAMES.index("integrated_ofi")
+    return features_of(bins, WINDOW_MS)[:, column].astype(np.float64)
+
+
 def sides_of(tape: BookTape, trades: np.ndarray) -> Sides:
     """Measure → (ours, pandas), both without arguments."""
     book = book_frame(tape)
     price, quantity = prices_and_quantities(trades)
     is_buy = ~trades["is_buyer_maker"]
     frame = pd.DataFrame({"price": price, "quantity": quantity, "is_buy": is_buy})
+    frame["time"] = pd.to_datetime(trades["transact_time_ms"], unit="ms")
+    span_ms = int(tape.time_ms[-1]) - START_MS
+    starts = START_MS + WINDOW_MS * np.arange(min(span_ms // WINDOW_MS, MOST_WINDOWS))
+    bins = day_bins(trades, tape, starts, WINDOW_MS)
+    flows = pd.DataFrame(bins["mlofi"] / (bins["depth"] / bins["depth_cells"])[:, None])
     volume = float(quantity.sum()) / 500.5
     seconds = tape.mid_price[::10]
     mid = pd.Series(seconds)
 
     def slopes() -> np.ndarray:
-        distances = distances_bps(tape.bid_price, tape.mid_price)
-        return book_slopes(distances, tape.bid_size)
+        return book_slopes(tape.bid_price, tape.bid_size, tape.mid_price)
 
     def signatures() -> np.ndarray:
         return np.array(signature(np.log(seconds), STEPS), dtype=np.float64)
@@ -148,6 +197,14 @@ def sides_of(tape: BookTape, trades: np.ndarray) -> Sides:
         ),
         "book slope, 20 levels": (slopes, lambda: pandas_slope(book, 20)),
         "VPIN": (buckets, lambda: pandas_vpin(frame, volume, 50)),
+        "sweeps and effective spread": (
+            lambda: our_effective_spread(trades, tape),
+            lambda: pandas_effective_spread(frame, book),
+        ),
+        f"integrated OFI, {len(bins)} windows (ours: all features)": (
+            lambda: our_integrated(bins),
+            lambda: pandas_integrated(flows),
+        ),
         "signature plot": (signatures, lambda: pandas_signature(mid)),
     }
 
@@ -165,7 +222,9 @@ def kernels(sides: Sides, rounds: int) -> dict[str, dict[str, float]]:
         pairs = []
         for _ in range(rounds):
             (mine, left), (theirs, right) = timed(ours), timed(pandas)
-            np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-6)
+            if name.startswith("sweeps"):  # the costs differ by the touch proxy
+                left, right = left[:1], right[:1]
+            np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
             pairs.append((mine, theirs))
         mine = statistics.median(pair[0] for pair in pairs)
         theirs = statistics.median(pair[1] for pair in pairs)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from microstructure.book import BPS
+from microstructure.book_tape import level_major
 
 type Floats = npt.NDArray[np.float64]
 
@@ -40,10 +41,22 @@ def queue_imbalances(bid_sizes: Floats, ask_sizes: Floats, levels: int) -> Float
 
     A side with fewer levels than asked counts with those it has.
     """
-    one_sided = np.isnan(bid_sizes[:, 0]) | np.isnan(ask_sizes[:, 0])
-    bid = cumulated(bid_sizes[:, :levels])[:, -1]
-    ask = cumulated(ask_sizes[:, :levels])[:, -1]
-    return np.where(one_sided, np.nan, imbalance(bid, ask))
+    imbalances = np.full(len(bid_sizes), np.nan)
+    for first, (bid, ask) in level_major((bid_sizes, ask_sizes), levels):
+        rows = slice(first, first + bid.shape[1])
+        imbalances[rows] = imbalance(_total(bid), _total(ask))
+    return imbalances
+
+
+def _total(sizes: Floats) -> Floats:
+    """Sum over the levels of level-major sizes; NaN where the best is absent."""
+    total: Floats = sizes[0].copy()
+    for size in sizes[1:]:
+        total += size
+    if np.isnan(total).any():
+        whole: Floats = np.where(np.isnan(sizes), 0.0, sizes).cumsum(axis=0)[-1]
+        return np.where(np.isnan(sizes[0]), np.nan, whole)
+    return total
 
 
 def weighted_mids(
@@ -62,25 +75,38 @@ def distances_bps(prices: Floats, mid: Floats) -> Floats:
     return np.abs(prices - column) * (BPS / column)
 
 
-def book_slopes(distances: Floats, sizes: Floats, *, is_log: bool = False) -> Floats:
+def book_slopes(prices: Floats, sizes: Floats, mid: Floats, *, is_log: bool = False) -> Floats:
     """Slope of one side: least squares through the origin of its cumulated depth on the distance.
 
     Args:
-        distances: Distances of the levels, bps of the mid.
+        prices: Prices of the levels.
         sizes: Sizes of the levels, base units.
+        mid: Mid of each snapshot.
         is_log: Take ``ln(1 + cumulated depth)``.
 
     Returns:
-        Base units (or log units) per bps; NaN below three levels.
+        Base units (or log units) per bps of the mid; NaN below three levels.
     """
-    depth = cumulated(sizes)
-    if is_log:
-        depth = np.log1p(depth)
-    is_there = ~np.isnan(sizes)
-    distance = np.where(is_there, distances, 0.0)
-    shared = np.cumsum(distance * depth, axis=1)[:, -1]
-    squares = np.cumsum(distance * distance, axis=1)[:, -1]
-    enough = (is_there.sum(axis=1) >= LEAST_SLOPE_LEVELS) & (squares > 0.0)
+    slopes = np.full(len(sizes), np.nan)
+    for first, (price, size) in level_major((prices, sizes), sizes.shape[1]):
+        rows = slice(first, first + price.shape[1])
+        slopes[rows] = _slopes(price, size, mid[rows], is_log=is_log)
+    return slopes
+
+
+def _slopes(price: Floats, size: Floats, mid: Floats, *, is_log: bool) -> Floats:
+    """Slopes of level-major columns."""
+    absent = np.isnan(size)
+    scale = BPS / mid
+    distance = np.abs(price - mid) * scale
+    if absent.any():
+        distance, size = np.where(absent, 0.0, distance), np.where(absent, 0.0, size)
+    depth, shared, squares = (np.zeros(len(mid)) for _ in range(3))
+    for of_level, added in zip(distance, size, strict=True):
+        depth += added
+        shared += of_level * (np.log1p(depth) if is_log else depth)
+        squares += of_level * of_level
+    enough = ((~absent).sum(axis=0) >= LEAST_SLOPE_LEVELS) & (squares > 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(enough, shared / squares, np.nan)
 

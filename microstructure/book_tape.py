@@ -6,13 +6,16 @@ a level that a snapshot lacks is NaN in all its columns. Nothing is counted acro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 type Floats = npt.NDArray[np.float64]
+
+_CHUNK_ROWS: Final = 2048  # of 20 levels: what stays in a processor's cache
 
 
 class BookTape(msgspec.Struct, frozen=True, eq=False):
@@ -137,3 +140,30 @@ class BookTape(msgspec.Struct, frozen=True, eq=False):
         """Snapshots with ``start_ms <= T < end_ms``, as views."""
         first, stop = np.searchsorted(self.time_ms, [start_ms, end_ms]).tolist()
         return self.slice(first, stop)
+
+
+def level_major(
+    columns: Sequence[Floats], levels: int, *, overlap: int = 0
+) -> Iterator[tuple[int, list[Floats]]]:
+    """Level columns turned round, chunk by chunk: several times faster to compute with.
+
+    Columns in Fortran order are only looked at, others copied.
+
+    Args:
+        columns: Arrays float64[n, L] of one length.
+        levels: Best levels to take.
+        overlap: Rows before a chunk that come with it, except at the very start.
+
+    Yields:
+        The chunk's first new row, and float64[levels, rows] of each column.
+    """
+    count = len(columns[0])
+    for first in range(overlap, count, _CHUNK_ROWS):
+        rows = slice(first - overlap, first + _CHUNK_ROWS)
+        turned = [column[rows, :levels].T for column in columns]
+        yield first, [_contiguous(column) for column in turned]
+
+
+def _contiguous(column: Floats) -> Floats:
+    is_packed = column.strides[-1] == column.itemsize
+    return column if is_packed else np.ascontiguousarray(column)

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from microstructure.book_tape import BookTape
+from microstructure.book_tape import BookTape, level_major
 
 _RANK_ONE: Final = 1e-12  # a second eigenvalue this much smaller than the first is rounding
 
@@ -81,13 +81,28 @@ def level_events(tape: BookTape, levels: int) -> npt.NDArray[np.float64]:
         float64 (n, M), base units. NaN: the first snapshot, one behind a break, and a level that
         this snapshot or the one before lacks.
     """
-    bid, bid_size = tape.bid_price[:, :levels], tape.bid_size[:, :levels]
-    ask, ask_size = tape.ask_price[:, :levels], tape.ask_size[:, :levels]
-    events = np.full(bid.shape, np.nan)
-    events[1:] = (bid[1:] >= bid[:-1]) * bid_size[1:] - (bid[1:] <= bid[:-1]) * bid_size[:-1]
-    events[1:] -= (ask[1:] <= ask[:-1]) * ask_size[1:] - (ask[1:] >= ask[:-1]) * ask_size[:-1]
+    columns = (tape.bid_price, tape.bid_size, tape.ask_price, tape.ask_size)
+    events = np.full((len(tape), min(levels, tape.levels)), np.nan, order="F")
+    for first, (bid, bid_size, ask, ask_size) in level_major(columns, levels, overlap=1):
+        flow = _side(bid, bid_size) - _side(-ask, ask_size)
+        events[first : first + flow.shape[1]] = flow.T
     events[tape.is_break] = np.nan
     return events
+
+
+def _side(
+    height: npt.NDArray[np.float64], size: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """One side's part of the events, from level-major columns whose height grows with the price's
+    attraction; NaN where a size is.
+    """
+    now, before = height[:, 1:], height[:, :-1]
+    added = np.where(now >= before, size[:, 1:], 0.0)
+    added -= np.where(now <= before, size[:, :-1], 0.0)
+    unknown = np.isnan(size)
+    if unknown.any():
+        added[unknown[:, 1:] | unknown[:, :-1]] = np.nan
+    return added
 
 
 def scaled_ofi(

@@ -221,8 +221,8 @@ def _shape(tape: BookTape, rows: npt.NDArray[np.intp]) -> dict[str, npt.NDArray[
     mid = (best_bid + best_ask) / 2.0
     micro = weighted_mids(best_bid, bid_size[:, 0], best_ask, ask_size[:, 0])
     bid_distance, ask_distance = distances_bps(bid, mid), distances_bps(ask, mid)
-    bid_slope = book_slopes(bid_distance, bid_size)
-    ask_slope = book_slopes(ask_distance, ask_size)
+    bid_slope = book_slopes(bid, bid_size, mid)
+    ask_slope = book_slopes(ask, ask_size, mid)
     bands = [
         asymmetry(
             depth_within(bid, bid_size, bid_distance, band),

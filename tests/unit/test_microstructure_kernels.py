@@ -128,13 +128,14 @@ def test_slopes_are_least_squares_through_the_origin() -> None:
     distances = distances_bps(tape.ask_price, tape.mid_price)
     depth = np.cumsum(tape.ask_size, axis=1)
     for is_log, heights in ((False, depth), (True, np.log1p(depth))):
-        found = book_slopes(distances, tape.ask_size, is_log=is_log)
+        found = book_slopes(tape.ask_price, tape.ask_size, tape.mid_price, is_log=is_log)
         expected = [
             np.linalg.lstsq(x[:, None], y, rcond=None)[0][0]
             for x, y in zip(distances, heights, strict=True)
         ]
         assert found == pytest.approx(expected)
-    assert np.isnan(book_slopes(distances[:, :2], tape.ask_size[:, :2])).all()
+    two = book_slopes(tape.ask_price[:, :2], tape.ask_size[:, :2], tape.mid_price)
+    assert np.isnan(two).all()
 
 
 def test_elasticity_is_the_mean_growth_of_log_depth_per_relative_price() -> None:
