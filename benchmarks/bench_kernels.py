@@ -1,8 +1,8 @@
 """Microstructure kernels beside the same measures in pandas, and a day of windows to features.
 
 A seeded day of one symbol: trades and snapshots of 20 levels. Both sides run in the same call, in turn,
-and must agree; medians and ratios are printed with versions and machine. Pandas gets its data as
-frames made outside the clock, ours as arrays.
+and must agree; medians and ratios are printed with versions and machine. Both get columns that lie
+together in memory, made outside the clock; the day is measured on rows of levels, as they are read.
 ``python -m benchmarks.bench_kernels [--json FILE] [--smoke]``
 """
 
@@ -163,6 +163,9 @@ def our_integrated(bins: np.ndarray) -> np.ndarray:
 def sides_of(tape: BookTape, trades: np.ndarray) -> Sides:
     """Measure → (ours, pandas), both without arguments."""
     book = book_frame(tape)
+    sides = (tape.bid_price, tape.bid_size, tape.ask_price, tape.ask_size)
+    bid, bid_size, ask, ask_size = map(np.asfortranarray, sides)
+    tape = BookTape.of_arrays(tape.time_ms, bid, bid_size, ask, ask_size)
     price, quantity = prices_and_quantities(trades)
     is_buy = ~trades["is_buyer_maker"]
     frame = pd.DataFrame({"price": price, "quantity": quantity, "is_buy": is_buy})
@@ -172,7 +175,7 @@ def sides_of(tape: BookTape, trades: np.ndarray) -> Sides:
     bins = day_bins(trades, tape, starts, WINDOW_MS)
     flows = pd.DataFrame(bins["mlofi"] / (bins["depth"] / bins["depth_cells"])[:, None])
     volume = float(quantity.sum()) / 500.5
-    seconds = tape.mid_price[::10]
+    seconds = tape.mid_price[::10].copy()
     mid = pd.Series(seconds)
 
     def slopes() -> np.ndarray:

@@ -7,6 +7,7 @@ a minute (censored). Large (2007) found a half-life of about 20 seconds and most
 from __future__ import annotations
 
 import collections
+from math import isnan
 from typing import Final
 
 import msgspec
@@ -67,11 +68,12 @@ class Resilience:
         Returns:
             The recovery that this snapshot ends.
         """
-        if is_break or depth != depth:  # noqa: PLR0124 - NaN
+        is_unknown = isnan(depth)
+        if is_break or is_unknown:
             self._recent.clear()
             self._shock_ms = None
-            if depth != depth:  # noqa: PLR0124
-                return None
+        if is_unknown:
+            return None
         over = None
         if self._shock_ms is not None:
             over = self._during(self._shock_ms, time_ms, depth)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from microstructure import hawkes
 from microstructure.book_tape import BookTape
 from microstructure.hawkes import HawkesIntensity, HawkesParameters
+from microstructure.measures import day_bins, features_of, window_bins
 from microstructure.ofi import level_events, ofi_event
 from microstructure.resilience import Resilience, ResilienceSettings, recoveries
 from microstructure.spoof_indicator import SpoofIndicator, SpoofSettings, spoof_like
@@ -19,6 +20,7 @@ from microstructure.vpin import Vpin, volume_buckets, vpin
 from tests.book_days import trades_of
 
 QUARTERS = st.integers(1, 40).map(lambda n: n / 4)
+FILLS = st.lists(st.tuples(st.integers(0, 12_000), st.integers(96, 104), st.booleans()))
 TRADES = st.lists(st.tuples(QUARTERS, st.booleans()), max_size=40)
 SNAPSHOTS = st.lists(
     st.tuples(
@@ -101,14 +103,32 @@ def test_order_flow_of_levels(tape: BookTape) -> None:
             np.testing.assert_equal(events[place, level], expected)
 
 
-@given(tapes(), st.lists(st.tuples(st.integers(0, 12_000), st.integers(96, 104), st.booleans())))
+def trades_at(fills: list[tuple[int, int, bool]]) -> np.ndarray:
+    """Rows of one unit each at prices in half units."""
+    rows = trades_of(1, len(fills), 1)
+    rows["price_decimals"], rows["quantity_decimals"], rows["quantity"] = 1, 0, 1
+    for row, (at_ms, ticks, sells) in zip(rows, sorted(fills), strict=True):
+        row["transact_time_ms"], row["price"], row["is_buyer_maker"] = at_ms, 5 * ticks, sells
+    return rows
+
+
+@given(tapes(), FILLS, st.lists(st.integers(0, 12), min_size=1, max_size=8, unique=True))
+def test_window_bins(tape: BookTape, fills: list[tuple[int, int, bool]], places: list[int]) -> None:
+    trades, starts = trades_at(fills), 1000 * np.sort(places)
+    day = day_bins(trades, tape, starts, 1000)
+    for row, start_ms in zip(day, starts.tolist(), strict=True):
+        of_window = trades["transact_time_ms"] // 1000 == start_ms // 1000
+        own = tape.between(start_ms, start_ms + 1000)
+        assert window_bins(trades[of_window], own, start_ms, 1000).tobytes() == row.tobytes()
+    features = features_of(day, 1000)
+    for stop in range(1, len(day) + 1):
+        assert features_of(day[:stop], 1000)[-1].tobytes() == features[stop - 1].tobytes()
+
+
+@given(tapes(), FILLS)
 def test_spoof_like_events(tape: BookTape, fills: list[tuple[int, int, bool]]) -> None:
     settings = SpoofSettings(tick=0.5, wall_size=3.0, opposing_volume=0.5)
-    trades = trades_of(1, len(fills), 1)
-    trades["price_decimals"], trades["quantity_decimals"] = 1, 0
-    for row, (at_ms, ticks, sells) in zip(trades, sorted(fills), strict=True):
-        row["transact_time_ms"], row["price"], row["is_buyer_maker"] = at_ms, 5 * ticks, sells
-        row["quantity"] = 1
+    trades = trades_at(fills)
     stream = SpoofIndicator(settings)
     found, done = [], 0
     for row, at_ms in enumerate(tape.time_ms.tolist()):
