@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market_orchestrator": {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
-        "market_orchestrator.connection",
+        *("market_orchestrator.connection", "market_orchestrator.replay_rows"),
     },
     "market_orchestrator.market_orchestrator": {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("market_orchestrator.analyst", "monitoring.disk"),
         *("market_orchestrator.exchange", "market_orchestrator.recording", "collectors.recording"),
     },
+    "market_orchestrator.replay_rows": {"domain", "binance_api", "lake"},
     "market_orchestrator.exchange": {
         *("domain", "binance_api", "config", "simulator", "market_orchestrator.connection"),
     },
@@ -78,6 +79,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake", "ai"),
+    },
+    "research": {
+        "domain",
+        "lake",
+        "microstructure",
+        "evaluation",
+        "market_orchestrator.replay_rows",
     },
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "collectors": {
