@@ -44,13 +44,19 @@ def groups_left(
     return [group for group, _ in kept], [time_ms for _, time_ms in kept]
 
 
+def prices_and_quantities(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Prices (quote units) and quantities (base units) of rows as float64[n], for statistics."""
+    price = rows["price"] / _POWERS[rows["price_decimals"]]
+    quantity = rows["quantity"] / _POWERS[rows["quantity_decimals"]]
+    return price, quantity
+
+
 def digests_of(rows: np.ndarray) -> np.ndarray:
     """A 64-bit digest of what a trade says; equal payloads have equal digests (int64, wrapping).
 
     Numbers enter by value: ``1.0`` and ``1.00`` are the same, ``10`` and ``1.0`` are not.
     """
-    price = (rows["price"] / _POWERS[rows["price_decimals"]]).view(np.int64)
-    quantity = (rows["quantity"] / _POWERS[rows["quantity_decimals"]]).view(np.int64)
+    price, quantity = (values.view(np.int64) for values in prices_and_quantities(rows))
     digest: np.ndarray = price * np.int64(-0x61C8864680B583EB)
     digest += quantity * np.int64(-0x3D4D51C2D82B14B1)
     digest += rows["transact_time_ms"] * np.int64(0x165667B19E3779F9)
