@@ -139,6 +139,7 @@ class ImageWriter:
         ]
         fields += [pa.field(name, pa.float32(), nullable=False) for name in scale_names(shape[1])]
         self._schema = pa.schema(fields)
+        self.sha256 = ""  # of the content, once closed
         self._writer = pq.ParquetWriter(
             handle,
             self._schema,
@@ -170,13 +171,12 @@ class ImageWriter:
         table = pa.Table.from_arrays(columns, schema=self._schema)
         self._writer.write_table(table, row_group_size=max(len(images), 1))
 
-    def close(self) -> str:
-        """End the file; the hash of its content."""
-        sha256 = self._digest.hexdigest()
+    def close(self) -> None:
+        """End the file."""
+        self.sha256 = self._digest.hexdigest()
         shape = msgspec.json.encode(self._shape).decode()
-        self._writer.add_key_value_metadata({CONTENT_KEY: sha256, _SHAPE_KEY: shape})
+        self._writer.add_key_value_metadata({CONTENT_KEY: self.sha256, _SHAPE_KEY: shape})
         self._writer.close()
-        return sha256
 
 
 def scale_names(channels: int) -> tuple[str, ...]:

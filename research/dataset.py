@@ -30,7 +30,6 @@ VERSION_KEY: Final = "orderflow.input_version"
 SOURCE_KEY: Final = "orderflow.source"
 IMAGES_KEY: Final = "orderflow.images_sha256"
 QUOTES_KEY: Final = "orderflow.quotes_sha256"
-DEPTH_KEY: Final = "orderflow.has_depth"
 """Metadata of a day's feature table, which is written last: a day that has one is whole."""
 
 type Floats = npt.NDArray[np.float64]
