@@ -112,6 +112,13 @@ def book_images(
     return images, scale, is_defined
 
 
+def bin_widths(
+    tape: BookTape, decision_ms: npt.NDArray[np.int64], tick: float | None = None
+) -> Floats:
+    """Width of the price bins of each image, quote units: float64[n], NaN where undefined."""
+    return _frame(tape, np.asarray(decision_ms, np.int64), tick).width
+
+
 def _channels(
     grid: Grid, levels: tuple[Floats, Floats], books: Places, changes: _Changes, trades: np.ndarray
 ) -> tuple[Floats, Floats, Floats]:

@@ -86,6 +86,13 @@ def erosion_images(
     return images, scales, is_defined
 
 
+def erosion_bin_widths(
+    trades: np.ndarray, decision_ms: npt.NDArray[np.int64], tick: float | None = None
+) -> Floats:
+    """Width of the price bins of each image, quote units: float64[n], NaN where undefined."""
+    return _frame(trades, np.asarray(decision_ms, np.int64), tick)[1]
+
+
 def _channels(grid: Grid, terrain: Floats, trades: np.ndarray) -> tuple[Floats, Floats, Floats]:
     half = grid.geometry.height // 2
     side = np.where(np.arange(grid.geometry.height) < half, 1.0, -1.0)

@@ -7,6 +7,7 @@ a time when they are asked for. Times are UTC ms; a decision is made at the end 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
@@ -180,15 +181,16 @@ class Dataset:
             else ImageFile(self._storage, stem + IMAGES_SUFFIX),
         )
 
-    def measures(self, symbol: str, date: str) -> dict[str, Floats]:
-        """Columns beside the features: ``info.measure_names`` → float64[n].
+    def columns(
+        self, symbol: str, date: str, names: Sequence[str]
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        """Columns of a day's table by name, such as ``info.measure_names`` and ``bin_width``.
 
         Raises:
             StorageError: They cannot be read.
         """
         try:
-            name = f"{symbol}/{date}{FEATURES_SUFFIX}"
-            return read_columns(self._storage, name, self.info.measure_names)
+            return read_columns(self._storage, f"{symbol}/{date}{FEATURES_SUFFIX}", names)
         except (DamagedFile, FileNotFoundError) as error:
             raise StorageError(f"cannot read {symbol} of {date}: {error}") from error
 

@@ -24,9 +24,9 @@ from lake.hole_times import touching_holes
 from lake.part_files import date_start_ms
 from lake.paths import DAY_MS
 from lake.storage import Storage
-from microstructure.book_image import IMAGE_LOOK_BACK_MS, Images, book_images
-from microstructure.book_tape import BookTape
-from microstructure.erosion_image import EROSION_LOOK_BACK_MS, erosion_images
+from microstructure.book_image import IMAGE_LOOK_BACK_MS, Images, bin_widths, book_images
+from microstructure.book_tape import BookTape, Floats
+from microstructure.erosion_image import EROSION_LOOK_BACK_MS, erosion_bin_widths, erosion_images
 from microstructure.measures import (
     FEATURE_NAMES,
     LOOK_BACK_MS,
@@ -110,6 +110,7 @@ class _Day(msgspec.Struct, frozen=True, eq=False):
     trades: list[np.ndarray] = []
     touch: list[BookTape] = []
     is_pictured: list[npt.NDArray[np.bool_]] = []
+    bin_width: list[Floats] = []
 
 
 def build_day(task: DayTask, is_stopping: Callable[[], bool] | None = None) -> DayReport:
@@ -211,12 +212,19 @@ def _gather(
             images = _images(chunk, decisions, task.geometry, gathered)
             writer.add(decisions, images[0], images[1])
             gathered.is_pictured.append(images[2])
+            gathered.bin_width.append(_bin_widths(chunk, decisions, gathered))
 
 
 def _images(chunk: _Chunk, decisions: Times, geometry: ImageGeometry, gathered: _Day) -> Images:
     if gathered.has_depth:
         return book_images(chunk.tape, chunk.trades, decisions, geometry)
     return erosion_images(chunk.trades, decisions, geometry)
+
+
+def _bin_widths(chunk: _Chunk, decisions: Times, gathered: _Day) -> Floats:
+    if gathered.has_depth:
+        return bin_widths(chunk.tape, decisions)
+    return erosion_bin_widths(chunk.trades, decisions)
 
 
 def _chunks(task: DayTask, day: LakeDay) -> Iterator[_Chunk]:
@@ -275,7 +283,9 @@ def _table(
     breaks = touch.time_ms[touch.is_break]
     since = np.searchsorted(breaks, decisions - LOOK_BACK_MS)
     is_valid &= np.searchsorted(breaks, decisions) == since
+    bin_width = np.full(len(decisions), np.nan)
     if gathered.is_pictured:
+        bin_width = np.concatenate(gathered.bin_width)
         is_valid &= np.concatenate(gathered.is_pictured)
     return {
         "decision_ms": decisions,
@@ -284,6 +294,7 @@ def _table(
         "mid_price": (bid + ask) / 2.0,
         "bid_price": bid,
         "ask_price": ask,
+        "bin_width": bin_width,
         "is_valid": is_valid,
         "has_depth": np.full(len(decisions), gathered.has_depth),
     }

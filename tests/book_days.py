@@ -85,7 +85,9 @@ class Walk:
     def trades(self) -> pa.Table:
         return trade_table(self.trade_rows(), [self.symbol], "stream")
 
-    def write(self, paths: LakePaths, *, books: bool = True, keep: np.ndarray | None = None) -> None:
+    def write(
+        self, paths: LakePaths, *, books: bool = True, keep: np.ndarray | None = None
+    ) -> None:
         write_stream_file(paths, "trades", self.trades(), metadata={})
         if books:
             write_stream_file(paths, "depth", self.depth(keep), metadata={})

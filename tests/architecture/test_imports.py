@@ -98,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
-        *("evaluation", "feature_store", "event_bus", "event_broker", "alerts"),
+        *("evaluation", "feature_store", "event_bus", "event_broker", "alerts", "research"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
         *("collectors", "collectors.historical", "collectors.repair_once", "monitoring.disk"),
         "collectors.recording",
@@ -120,10 +120,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "hmac": ("binance_api.signing", "alerts.channels"),  # requests; webhooks
     "apprise": ("alerts.channels",),
     "rich": ("dashboard",),
+    "distributed": (),  # through dask
+    "dask": ("research.dask_run",),
+    "matplotlib": ("research",),
     "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),
 }
-LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise"}
+LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise", "dask", "matplotlib"}
 SKIPPED = {"tests", "benchmarks", "docs"}
 
 
