@@ -193,8 +193,10 @@ def writing_images(storage: Storage, name: str, shape: tuple[int, ...]) -> Itera
     """
     with storage.new_file(name) as handle:
         writer = ImageWriter(handle, shape)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
 class ImageFile:

@@ -24,6 +24,7 @@ import structlog
 from domain.errors import ConfigError
 from domain.market import Market
 from domain.model_card import ImageGeometry
+from lake.atomic import remove_leftovers
 from lake.historical_files import months_of
 from lake.part_files import date_of, date_start_ms
 from lake.paths import DAY_MS, LakePaths
@@ -91,6 +92,9 @@ def plan(settings: BuildSettings) -> list[DayTask]:
     if lake.is_local:
         dates = _stored_dates(settings, lake)
     _agree(settings, out)
+    if out.is_local:
+        for symbol in settings.symbols:
+            remove_leftovers(out.path(symbol))
     return [
         DayTask(
             lake=settings.lake,

@@ -41,7 +41,7 @@ def run_on_dask(tasks: Sequence[DayTask], scheduler: str) -> Iterator[DayReport]
         raise ConfigError(f"--scheduler: {scheduler} does not answer: {reason}") from error
     with client:
         futures = {client.submit(attempt, task, pure=False): task for task in tasks}
-        for future in distributed.as_completed(futures):
+        for future in distributed.as_completed(futures, loop=client.loop):
             problem = future.exception()
             if problem is None:
                 yield future.result()

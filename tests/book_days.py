@@ -31,11 +31,12 @@ class Walk:
         symbol: str = "BTCUSDT",
     ) -> None:
         self.symbol = symbol
-        self._random = np.random.default_rng(seed)
+        self._seed = seed
+        random = np.random.default_rng(seed)
         self.time_ms = np.arange(start_ms + 37, end_ms, 100, dtype=np.int64)
-        moves = self._random.choice([-1, 0, 1], len(self.time_ms), p=[0.1, 0.8, 0.1])
+        moves = random.choice([-1, 0, 1], len(self.time_ms), p=[0.1, 0.8, 0.1])
         self.bid_tick = FIRST_TICK + np.cumsum(moves)
-        self._sizes = np.round(self._random.lognormal(0.0, 1.0, 65_536) + 0.001, 3)
+        self._sizes = np.round(random.lognormal(0.0, 1.0, 65_536) + 0.001, 3)
         self._start_ms, self._end_ms = start_ms, end_ms
         self._trades_per_s = trades_per_s
 
@@ -66,17 +67,18 @@ class Walk:
         )
 
     def trade_rows(self) -> np.ndarray:
+        random = np.random.default_rng((self._seed, 1))
         count = int((self._end_ms - self._start_ms) / 1_000 * self._trades_per_s)
         rows = np.zeros(count, TRADE_DTYPE)
-        time_ms = np.sort(self._random.integers(self._start_ms, self._end_ms, count))
-        is_sale = self._random.random(count) < 0.5
+        time_ms = np.sort(random.integers(self._start_ms, self._end_ms, count))
+        is_sale = random.random(count) < 0.5
         step = np.clip((time_ms - self._start_ms - 37) // 100, 0, len(self.time_ms) - 1)
         rows["transact_time_ms"], rows["event_time_ms"] = time_ms, time_ms + 2
         rows["receive_time_ns"] = time_ms * 1_000_000
         rows["is_buyer_maker"] = is_sale
         rows["price"] = self.bid_tick[step] + ~is_sale
         rows["price_decimals"], rows["quantity_decimals"] = TICK_DECIMALS, 3
-        rows["quantity"] = np.maximum(self._random.lognormal(4.0, 1.5, count), 1.0)
+        rows["quantity"] = np.maximum(random.lognormal(4.0, 1.5, count), 1.0)
         rows["quantity_ex_rpi"] = NO_VALUE
         ids = self._start_ms // 1_000 + np.arange(count)
         rows["agg_trade_id"] = rows["first_trade_id"] = rows["last_trade_id"] = ids
