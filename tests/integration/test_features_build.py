@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,8 @@ def task_of(lake: Path, out: Path, **changes) -> DayTask:
 
 
 def settings_of(lake: Path, out: Path, **changes) -> BuildSettings:
-    given = {"lake": str(lake), "out": str(out), "market": Market.UM, "symbols": ("BTCUSDT",)}
+    given: dict[str, Any] = {"lake": str(lake), "out": str(out), "market": Market.UM}
+    given |= {"symbols": ("BTCUSDT",)}
     given |= {"dates": (DAY,), "window_ms": WINDOW_MS, "geometry": SMALL}
     return BuildSettings(**{**given, **changes})
 
@@ -344,7 +346,7 @@ if __name__ == "__main__":
 @pytest.mark.filterwarnings("ignore")
 def test_a_lake_and_a_dataset_may_lie_in_an_object_store(lake, dataset, tmp_path, monkeypatch):
     server_module = pytest.importorskip("moto.server")
-    import boto3  # noqa: PLC0415
+    import boto3  # type: ignore[import-untyped]  # noqa: PLC0415
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
