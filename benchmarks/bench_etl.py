@@ -3,7 +3,7 @@
 A synthetic day of BTCUSDT (1.5 million trades, 864,000 books of 20 levels, in stream files of an hour)
 is built in a process of its own: seconds, and the most memory it held. Then sixteen symbol-days of
 an hour of market each are built with one worker on one core and with two on two, the start of the worker
-processes included. Those days are an hour long only to keep the benchmark short.
+processes included; beside it, what a second process gains on bare arithmetic here. Those days are an hour long only to keep the benchmark short.
 
 ``python -m benchmarks.bench_etl [--smoke] [--json FILE] [--rounds N]``
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import resource
 import statistics
 import sys
@@ -86,6 +87,28 @@ def measure(folder: Path, workers: int, days: int) -> dict[str, float]:
     return found
 
 
+def _spin(count: int) -> float:
+    """Arithmetic that needs nothing but a core."""
+    import numpy as np  # noqa: PLC0415
+
+    values = np.linspace(0.1, 1.0, 10_000)
+    for _ in range(count):
+        values = np.sqrt(values * values + 1e-9)
+    return float(values[0])
+
+
+def machine_speed_up(count: int) -> float:
+    """What a second process can gain here at all: twice the work of one, done by two."""
+    walls = []
+    for workers in (1, 2):
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            pool.map(_spin, [1] * workers)  # the imports
+            began = time.perf_counter()
+            pool.map(_spin, [count] * workers, chunksize=1)
+            walls.append(time.perf_counter() - began)
+    return 2.0 * walls[0] / walls[1]
+
+
 def run(given: argparse.Namespace) -> dict[str, Any]:
     span_ms, days = (600_000, 4) if given.smoke else (DAY_MS, SYMBOL_DAYS)
     short_ms = 300_000 if given.smoke else HOUR_MS
@@ -95,10 +118,11 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         one_day = [measure(Path(whole), 1, 1) for _ in range(rounds)]
         for number in range(days):
             write_market(Path(short), START_MS + number * DAY_MS, short_ms, seed=100 * number)
-        single, double = [], []
+        single, double, ceiling = [], [], []
         for _ in range(rounds):  # in turn
             single.append(measure(Path(short), 1, days)["wall_s"])
             double.append(measure(Path(short), 2, days)["wall_s"])
+            ceiling.append(machine_speed_up(10_000 if given.smoke else 300_000))
     return {
         "benchmark": "etl",
         "market_s_of_the_day": span_ms // 1_000,
@@ -110,6 +134,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         "one_worker_s": spread(single),
         "two_workers_s": spread(double),
         "speed_up": round(statistics.median(single) / statistics.median(double), 2),
+        "speed_up_of_bare_arithmetic": round(statistics.median(ceiling), 2),
         "versions": versions(),
         "machine": {**machine(), "cores_used": list(cores())},
     }

@@ -176,6 +176,7 @@ def run_here(
         for task in tasks:
             yield attempt(task)
         return
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of each worker: they are as many as the cores
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     suspects: list[DayTask] = []
