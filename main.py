@@ -43,6 +43,7 @@ VERBS = {
     "ingest": "closed klines by timeframe, into daily files",
     "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
     "signals": "past signals against what the market then did: hits, money, calibration",
+    "features": "days of the lake into datasets for models; book images as pictures",
     "audit": "is what is stored whole? a certificate for every hour",
     "repair": "fill the recorder's holes from REST and the archive, once",
     "prune": "delete days older than you want to keep; --dry-run says what would go",

@@ -213,6 +213,7 @@ _NUMPY_TYPES: Final[dict[pa.DataType, type[np.generic]]] = {
     pa.int32(): np.int32,
     pa.int64(): np.int64,
     pa.uint64(): np.uint64,
+    pa.float32(): np.float32,
     pa.float64(): np.float64,
 }
 

@@ -50,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "market_orchestrator": {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
-        "market_orchestrator.connection",
+        *("market_orchestrator.connection", "market_orchestrator.replay_rows"),
     },
     "market_orchestrator.market_orchestrator": {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("market_orchestrator.analyst", "monitoring.disk"),
         *("market_orchestrator.exchange", "market_orchestrator.recording", "collectors.recording"),
     },
+    "market_orchestrator.replay_rows": {"domain", "binance_api", "lake"},
     "market_orchestrator.exchange": {
         *("domain", "binance_api", "config", "simulator", "market_orchestrator.connection"),
     },
@@ -79,6 +80,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake", "ai"),
     },
+    "research": {
+        "domain",
+        "lake",
+        "microstructure",
+        "evaluation",
+        "market_orchestrator.replay_rows",
+    },
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "collectors": {
         *("domain", "binance_api", "lake", "microstructure", "data_validator"),
@@ -90,7 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
-        *("evaluation", "feature_store", "event_bus", "event_broker", "alerts"),
+        *("evaluation", "feature_store", "event_bus", "event_broker", "alerts", "research"),
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
         *("collectors", "collectors.historical", "collectors.repair_once", "monitoring.disk"),
         "collectors.recording",
@@ -112,10 +120,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "hmac": ("binance_api.signing", "alerts.channels"),  # requests; webhooks
     "apprise": ("alerts.channels",),
     "rich": ("dashboard",),
+    "distributed": (),  # through dask
+    "dask": ("research.dask_run",),
+    "matplotlib": ("research",),
     "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),
 }
-LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise"}
+LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise", "dask", "matplotlib"}
 SKIPPED = {"tests", "benchmarks", "docs"}
 
 
