@@ -66,6 +66,8 @@ class CheckedTrades(msgspec.Struct, frozen=True):
     replacements: np.ndarray  # authoritative rows for disputed ids
     rejected_rows: np.ndarray  # contradicted an id already seen
     changed: set[int]  # symbols whose holes changed
+    # (symbol_index, trade id) of earlier price jumps that turned out to be real moves
+    confirmed: list[tuple[int, int]] = []
 
 
 class _Checked:
@@ -105,7 +107,7 @@ class DataValidator:
         self.index = {symbol: i for i, symbol in enumerate(self.symbols)}
         count = len(self.symbols)
         self.sequences = [TradeSequence() for _ in range(count)]
-        self.clock = ClockOffset(self.settings.clock_samples)
+        self.clock = ClockOffset(self.settings.clock_window_s)
         self._digest_id = np.full((count, _RING), NO_VALUE, dtype=np.int64)
         self._digest = np.zeros((count, _RING), dtype=np.int64)
         self._flags = TradeFlags(count, self.settings)
@@ -194,6 +196,7 @@ class DataValidator:
             rows[checked.replaced] if checked.replaced else rows[:0],
             rows[checked.rejected] if checked.rejected else rows[:0],
             checked.changed,
+            self._flags.take_confirmed(),
         )
 
     def check_trade(self, trade: AggTrade, now_ns: int = 0) -> Accepted[AggTrade] | Rejected:

@@ -17,10 +17,11 @@ from data_pipeline.bars import BarHistory, BarSettings
 from data_pipeline.enrich import EnrichedWindow
 from data_pipeline.rolling import MISSING, Ring
 from data_pipeline.sessions import SessionSettings, SessionTracker
+from data_pipeline.walls import WallSettings, WallTracker
 from domain.context import KeyLevels, MarketContext, Session
 from domain.features import FeatureRow
 from domain.market import Kline
-from microstructure.book import BPS, Wall
+from microstructure.book import BPS
 
 MINUTE_MS = 60_000
 HOUR_MS = 3_600_000
@@ -33,6 +34,7 @@ class ContextSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     bars: BarSettings = BarSettings()
     session: SessionSettings = SessionSettings()
+    walls: WallSettings = WallSettings()
 
 
 class WindowSample(msgspec.Struct, frozen=True, gc=False):
@@ -91,13 +93,6 @@ def sample_of_row(row: FeatureRow) -> WindowSample:
     )
 
 
-class WallAges(msgspec.Struct, frozen=True, gc=False):
-    """Seconds since a wall was first seen at its price; 0 when new, ``None`` without one."""
-
-    bid_s: float | None
-    ask_s: float | None
-
-
 def session_of(at_ms: int) -> Session:
     """Trading session of a UTC time in milliseconds."""
     return _SESSIONS[at_ms // HOUR_MS % 24]
@@ -127,8 +122,7 @@ class SymbolHistory:
         self.flows = Ring(self._count_15m + 1)  # running sum of delta; has no anchor of its own
         self._flow = 0.0
         self._slope_weights = _slope_weights(self._count_5m, window_ms)
-        self._bid_wall: tuple[float, int] | None = None  # price, first seen at
-        self._ask_wall: tuple[float, int] | None = None
+        self.walls = WallTracker(settings.walls)
 
     def observe(self, sample: WindowSample) -> None:
         """Take one window, later than all before."""
@@ -159,16 +153,6 @@ class SymbolHistory:
             if missed >= self._count_15m:
                 self.price = None  # too old to stand for "now"
             self.last_end_ms = start_ms
-
-    def wall_ages(self, window: EnrichedWindow) -> WallAges:
-        """How long the window's walls have stood in the last snapshots of successive windows."""
-        shape, end_ms = window.shape, window.metrics.window_end_ms
-        self._bid_wall = _same_wall(self._bid_wall, shape.bid_wall if shape else None, end_ms)
-        self._ask_wall = _same_wall(self._ask_wall, shape.ask_wall if shape else None, end_ms)
-        return WallAges(
-            (end_ms - self._bid_wall[1]) / 1000.0 if self._bid_wall else None,
-            (end_ms - self._ask_wall[1]) / 1000.0 if self._ask_wall else None,
-        )
 
     def context(
         self,
@@ -291,14 +275,6 @@ def _slope_weights(count: int, window_ms: int) -> np.ndarray:
     steps = np.arange(count) - (count - 1) / 2.0
     slope: np.ndarray = steps / (steps @ steps) * (MINUTE_MS / window_ms)
     return slope
-
-
-def _same_wall(
-    known: tuple[float, int] | None, wall: Wall | None, at_ms: int
-) -> tuple[float, int] | None:
-    if wall is None:
-        return None
-    return known if known is not None and known[0] == wall.price else (wall.price, at_ms)
 
 
 def _level_distances(

@@ -18,7 +18,7 @@ from microstructure.book import (
     DepthProfile,
     Wall,
     depth_profile,
-    nearest_wall,
+    find_walls,
     queue_imbalance,
     spread_bps,
     two_sides,
@@ -31,7 +31,7 @@ IMBALANCE_LEVELS = 5
 
 
 class EnrichSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What counts as a wall: a level's notional ``≥ max(multiple · median, floor)``.
+    """What may be a wall: a level's notional ``≥ max(multiple · median, floor)``.
 
     Attributes:
         wall_multiple: times the median notional of the levels around the mid.
@@ -60,8 +60,9 @@ class BookShape(msgspec.Struct, frozen=True, gc=False):
     imbalance_20: float | None
     bids: DepthProfile  # ``within`` at DEPTH_BANDS_BPS
     asks: DepthProfile
-    bid_wall: Wall | None
-    ask_wall: Wall | None
+    bid_walls: tuple[Wall, ...]  # candidates, nearest first: how long they stand is not known here
+    ask_walls: tuple[Wall, ...]
+    wall_within_bps: float
 
 
 class EnrichedWindow(msgspec.Struct, frozen=True, gc=False):
@@ -160,6 +161,7 @@ def book_shape(snapshot: DepthSnapshot, settings: EnrichSettings) -> BookShape |
         queue_imbalance(bid_sizes, ask_sizes, 20),
         bids,
         asks,
-        nearest_wall(bid_prices, bid_sizes, bids, threshold, within_bps),
-        nearest_wall(ask_prices, ask_sizes, asks, threshold, within_bps),
+        find_walls(bid_prices, bid_sizes, bids, threshold, within_bps),
+        find_walls(ask_prices, ask_sizes, asks, threshold, within_bps),
+        within_bps,
     )

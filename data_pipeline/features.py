@@ -13,9 +13,10 @@ from zlib import crc32
 
 import msgspec
 
-from data_pipeline.context import WallAges, WindowSample
+from data_pipeline.context import WindowSample
 from data_pipeline.enrich import EnrichedWindow
 from data_pipeline.rolling import MISSING, RollingMoments
+from data_pipeline.walls import Walls
 from domain.context import MarketContext
 from domain.features import FeatureRow
 from domain.flow import FlowMetrics
@@ -106,7 +107,7 @@ def build_row(
     window: EnrichedWindow,
     context: MarketContext,
     scores: ZScores,
-    ages: WallAges,
+    walls: Walls,
     absorption: float | None,
     suspect: int | None,
     revision: int,
@@ -117,7 +118,7 @@ def build_row(
         The row, and how many optional values had to be dropped because they were not finite (a
         fault upstream: none is expected).
     """
-    row = _row(window, context, scores, ages, absorption, suspect, revision)
+    row = _row(window, context, scores, walls, absorption, suspect, revision)
     faults = _not_finite(row)
     if faults:
         row = msgspec.structs.replace(row, **dict.fromkeys(faults))
@@ -128,7 +129,7 @@ def _row(
     window: EnrichedWindow,
     context: MarketContext,
     scores: ZScores,
-    ages: WallAges,
+    walls: Walls,
     absorption: float | None,
     suspect: int | None,
     revision: int,
@@ -138,7 +139,7 @@ def _row(
     book, s = window.book, window.shape
     levels = context.levels
     bids, asks = (s.bids, s.asks) if s else (None, None)
-    bid_wall, ask_wall = (s.bid_wall, s.ask_wall) if s else (None, None)
+    bid_wall, ask_wall = walls.bid, walls.ask
     return FeatureRow(
         m.symbol,
         m.window_start_ms,
@@ -202,11 +203,11 @@ def _row(
         bid_wall.price if bid_wall else None,  # bid_wall_price
         bid_wall.size if bid_wall else None,  # bid_wall_size
         bid_wall.distance_bps if bid_wall else None,  # bid_wall_distance_bps
-        ages.bid_s,  # bid_wall_age_s
+        walls.bid_age_s,  # bid_wall_age_s
         ask_wall.price if ask_wall else None,  # ask_wall_price
         ask_wall.size if ask_wall else None,  # ask_wall_size
         ask_wall.distance_bps if ask_wall else None,  # ask_wall_distance_bps
-        ages.ask_s,  # ask_wall_age_s
+        walls.ask_age_s,  # ask_wall_age_s
         _float(m.net_flow_quote_1m),
         _float(m.net_flow_quote_5m),
         _float(m.net_flow_quote_15m),

@@ -201,7 +201,7 @@ class DataPipeline:
         suspect = window_flags(window, memory.history.prices, self._settings.flags)
         self._suspect += bool(suspect)
         memory.history.observe(sample)
-        ages = memory.history.wall_ages(window)
+        walls = memory.history.walls.observe(window.shape, metrics.window_end_ms)
         context = memory.history.context(
             metrics.symbol,
             metrics.window_start_ms,
@@ -215,7 +215,7 @@ class DataPipeline:
         memory.scores.remember(sample)
         self._keep_for_warming(memory, sample)
         absorption = memory.absorption.observe(window)
-        row, fault_count = build_row(window, context, scores, ages, absorption, suspect, revision)
+        row, fault_count = build_row(window, context, scores, walls, absorption, suspect, revision)
         if fault_count:
             self._features.rejected += 1
             log.error("pipeline.not_finite", symbol=row.symbol, value_count=fault_count)

@@ -81,7 +81,7 @@ class FeatureRow(msgspec.Struct, frozen=True, gc=False):
     bid_wall_price: float | None = None
     bid_wall_size: float | None = None
     bid_wall_distance_bps: float | None = None
-    bid_wall_age_s: float | None = None  # stood at this price in the last snapshots since
+    bid_wall_age_s: float | None = None  # in the last snapshots; 3 s at least
     ask_wall_price: float | None = None
     ask_wall_size: float | None = None
     ask_wall_distance_bps: float | None = None

@@ -17,9 +17,11 @@ import numpy as np
 from data_validator import CheckedTrades, MissingRange, TradeSequence
 from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
+from microstructure.trade_flags import Suspect
 
 _NEVER = np.iinfo(np.int64).max // 2
 _MAX_EVENT_DELAY_MS = 10_000  # an event time further beyond all trades is not believed
+_NOT_A_JUMP = np.uint8(255 - Suspect.PRICE_JUMP)
 _LOOK_AGAIN_NS = 100_000_000  # how often holes that may still be filled are looked at again
 _PLAIN = np.dtype((np.void, TRADE_DTYPE.itemsize))  # rows as bytes: numpy copies fields one by one
 
@@ -181,6 +183,11 @@ class _Lane:
             self.rows[where[0]] = row[0]
             self.monotonic = False
 
+    def confirm_jump(self, trade_id: int) -> None:
+        """Take the doubt from a trade whose price the market has borne out, if it is still retained."""
+        where = np.flatnonzero(self.rows["agg_trade_id"][: self.count] == trade_id)
+        self.rows["suspect"][where] &= _NOT_A_JUMP
+
     def prune(self, before_ms: int) -> None:
         """Forget trades before a time, once that frees a quarter of them."""
         times = self.rows["transact_time_ms"][: self.count]
@@ -244,6 +251,8 @@ class WindowBuilder:
             orphans = self._take(groups, live=live)
         for i in range(len(checked.replacements)):
             orphans |= self._replace(checked.replacements[i : i + 1])
+        for index, trade_id in checked.confirmed:
+            self._lanes[index].confirm_jump(trade_id)
         for index in checked.changed:
             self._touch(index)
         if live and len(checked.rows):

@@ -141,22 +141,25 @@ def wall_threshold(
     return max(multiple * median, floor)
 
 
-def nearest_wall(
+def find_walls(
     prices: Sequence[float],
     sizes: Sequence[float],
     profile: DepthProfile,
     threshold: float,
     within_bps: float,
-) -> Wall | None:
-    """The wall nearest to the touch on one side.
+) -> tuple[Wall, ...]:
+    """The levels of one side that are as large as a wall, nearest to the touch first.
 
     The touch itself is left out: on large-tick pairs it is always big, and it has columns of its
     own. Levels are taken one by one: twenty levels of a small-tick pair span less than the 1 bp
     over which a full book would merge them.
     """
-    for index in range(1, len(prices)):
-        if profile.distances_bps[index] > within_bps:
-            return None
-        if profile.notionals[index] >= threshold:
-            return Wall(prices[index], sizes[index], profile.distances_bps[index])
-    return None
+    distances, notionals = profile.distances_bps, profile.notionals
+    stop = bisect_right(distances, within_bps)
+    return tuple(
+        [
+            Wall(prices[index], sizes[index], distances[index])
+            for index in range(1, stop)
+            if notionals[index] >= threshold
+        ]
+    )

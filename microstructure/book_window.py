@@ -3,7 +3,7 @@
 ``DepthTop`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order flow is
 counted between consecutive frames of an unbroken chain and credited to the later frame's window;
 nothing is counted across a break. All levels are read of a window's last frame alone (of the one
-before if that is faulty): those two are kept, so memory is bounded by symbols × pending windows.
+before if that is faulty), when a later window begins: those two are kept, so memory is bounded by symbols × pending windows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_PENDING_WINDOWS = 16
 
 
 class _OpenWindow:
-    __slots__ = ("before", "events", "frames", "last", "ofi", "restarts")
+    __slots__ = ("before", "book", "events", "frames", "is_read", "last", "ofi", "restarts")
 
     def __init__(self) -> None:
         self.frames = 0
@@ -27,6 +27,8 @@ class _OpenWindow:
         self.restarts = 0
         self.last: DepthTop | None = None
         self.before: DepthTop | None = None  # the frame before the last one
+        self.book: DepthSnapshot | None = None  # the last frame's, once it was read
+        self.is_read = False
 
 
 class _SymbolBook:
@@ -97,7 +99,10 @@ class BookAccumulator:
             return
         window = book.current
         if window is None or start_ms != book.current_start_ms:
+            if window is not None and start_ms > book.current_start_ms:
+                self._read(window)
             window = self._window(book, start_ms)
+        window.is_read = False
         window.frames += 1
         window.before = window.last
         window.last = top
@@ -129,7 +134,7 @@ class BookAccumulator:
             depth_frames=window.frames if window else 0,
             ofi=window.ofi if window and window.events else None,
             ofi_restarts=window.restarts if window else 0,
-            last=self._last_book(window) if window else None,
+            last=self._read(window) if window else None,
         )
 
     def statistics(self) -> dict[str, int | float | str | None]:
@@ -143,6 +148,16 @@ class BookAccumulator:
             "symbols": len(self._books),
             "pending_windows": sum(len(book.windows) for book in self._books.values()),
         }
+
+    def _read(self, window: _OpenWindow) -> DepthSnapshot | None:
+        """The book of a window's last frame, read as soon as a later window begins.
+
+        All symbols' windows close at one moment, but their next frames come spread over the time
+        that late trades are waited for.
+        """
+        if not window.is_read:
+            window.book, window.is_read = self._last_book(window), True
+        return window.book
 
     def _last_book(self, window: _OpenWindow) -> DepthSnapshot | None:
         for top in (window.last, window.before):

@@ -1,6 +1,6 @@
 """The local clock against the exchange's, learned from messages; either may be wrong.
 
-(receipt, event time) of messages → their median difference and how steady it is.
+(receipt, event time) of messages → their median difference over the last minute and how steady it is.
 """
 
 from __future__ import annotations
@@ -8,25 +8,41 @@ from __future__ import annotations
 import statistics as stats
 from collections import deque
 
+_FEW = 16  # messages that are enough to judge by, and that age does not remove
+_SAMPLES = 960  # at most: a busy feed is sampled evenly over the window
+_MEDIAN_EVERY = 16  # samples between two medians
+
 
 class ClockOffset:
     """Learns receipt minus event time (milliseconds) as a rolling median; wall clocks may be wrong.
 
-    A recording of another year, or a machine whose clock is 1.5 s behind, is normal data.
+    The median is that of the messages received within ``window_s`` before the newest, and of the
+    last few where fewer came. A recording of another year, or a machine whose clock is 1.5 s behind,
+    is normal data.
     """
 
-    def __init__(self, samples: int) -> None:
-        self._samples: deque[tuple[int, float]] = deque(maxlen=samples)
+    def __init__(self, window_s: float) -> None:
+        self._window_ns = int(window_s * 1e9)
+        self._spacing_ns = self._window_ns // _SAMPLES
+        self._samples: deque[tuple[int, float]] = deque()
+        self._latest_ms: float | None = None
         self._median_ms: float | None = None
         self._drift_ms = float("inf")
         self._since_median = 0
 
     def add(self, receive_time_ns: int, event_time_ms: int) -> None:
         """Note one message: when it was received and when the exchange says it was sent."""
-        self._samples.append((receive_time_ns, receive_time_ns / 1e6 - event_time_ms))
+        samples = self._samples
+        self._latest_ms = receive_time_ns / 1e6 - event_time_ms
+        # Distances, not order: a clock that is set back must not stop the learning.
+        if len(samples) >= _FEW and abs(receive_time_ns - samples[-1][0]) < self._spacing_ns:
+            return
+        samples.append((receive_time_ns, self._latest_ms))
+        while len(samples) > _FEW and abs(receive_time_ns - samples[0][0]) > self._window_ns:
+            samples.popleft()
         self._since_median += 1
-        if self._since_median >= 16 or len(self._samples) < 16:
-            offsets = [offset for _, offset in self._samples]
+        if self._since_median >= _MEDIAN_EVERY or len(samples) <= _FEW:
+            offsets = [offset for _, offset in samples]
             self._median_ms = stats.median(offsets)
             self._drift_ms = _drift(offsets)
             self._since_median = 0
@@ -48,12 +64,12 @@ class ClockOffset:
     @property
     def is_young(self) -> bool:
         """Whether too few messages came to judge the drift."""
-        return len(self._samples) < 16
+        return len(self._samples) < _FEW
 
     @property
     def latest_ms(self) -> float | None:
         """Receipt minus event time of the newest message, None before the first."""
-        return self._samples[-1][1] if self._samples else None
+        return self._latest_ms
 
     def exchange_ms(self, local_ns: int) -> float | None:
         """The exchange's time at a local wall-clock instant, as far as learned."""

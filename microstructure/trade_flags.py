@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import msgspec
 import numpy as np
 
+from microstructure.jump_watch import JumpWatch, PriceJump
+
 _PRICES = 128  # remembered prices per symbol for the jump test
 _ENOUGH_PRICES = 50
 _SIZE_BINS = 64  # by powers of two of the quantity
@@ -48,7 +50,7 @@ class ValidatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         outside_book_bps: how far beyond the opposite best quote an aggressor may trade.
         book_fresh_ms: age up to which the last quote is used for that.
         clock_warning_ms: size of the learned clock offset beyond which it is warned of, once.
-        clock_samples: batches over which the clock offset's median is taken.
+        clock_window_s: how far back the clock offset's median looks, s.
     """
 
     time_backwards_ms: int = 1_000
@@ -61,7 +63,7 @@ class ValidatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     outside_book_bps: float = 20.0
     book_fresh_ms: int = 1_000
     clock_warning_ms: float = 250.0
-    clock_samples: int = 240
+    clock_window_s: float = 60.0
 
 
 class TradeFlags:
@@ -82,6 +84,9 @@ class TradeFlags:
         self._quote_ms = np.zeros(count, dtype=np.int64)
         self._counts = dict.fromkeys(Suspect, 0)
         self._steps_back = 0
+        self._jumps = JumpWatch(settings.jump_confirming_prints)
+        self._confirmed: list[tuple[int, int]] = []
+        self._confirmed_count = 0
 
     def set_grid(self, symbol_index: int, tick_size: float, step_size: float) -> None:
         """The tick and lot grid of a symbol."""
@@ -95,7 +100,17 @@ class TradeFlags:
     def statistics(self) -> dict[str, int]:
         """Trades flagged, by flag, and steps back of the transaction time within the tolerance too."""
         counts = {f"suspect_{flag.name}".lower(): count for flag, count in self._counts.items()}
-        return {**counts, "time_steps_back": self._steps_back}
+        return {
+            **counts,
+            "confirmed_jumps": self._confirmed_count,
+            "time_steps_back": self._steps_back,
+        }
+
+    def take_confirmed(self) -> list[tuple[int, int]]:
+        """(symbol_index, trade id) of earlier jumps that the last batch confirmed as real moves."""
+        taken, self._confirmed = self._confirmed, []
+        self._confirmed_count += len(taken)
+        return taken
 
     def flag(
         self,
@@ -127,7 +142,9 @@ class TradeFlags:
         suspect = np.zeros(len(rows), dtype=np.uint8)
         times = rows["transact_time_ms"]
         self._flag_times(times, groups, last_ms, is_late, suspect, live=live)
-        self._flag_jumps(symbols, price, times, starts, groups, suspect)
+        ids = rows["agg_trade_id"]
+        self._confirmed += self._jumps.settle(groups, ids, price, self._is_quoted)
+        self._flag_jumps(symbols, price, times, ids, starts, groups, suspect)
         self._flag_sizes(symbols, quantity, groups, suspect)
         off = _off_grid(price, self._tick[symbols]) | _off_grid(quantity, self._step[symbols])
         suspect[off] |= np.uint8(Suspect.OFF_GRID)
@@ -181,6 +198,7 @@ class TradeFlags:
         symbols: np.ndarray,
         price: np.ndarray,
         times: np.ndarray,
+        ids: np.ndarray,
         starts: np.ndarray,
         groups: Sequence[tuple[int, int, int]],
         suspect: np.ndarray,
@@ -192,11 +210,10 @@ class TradeFlags:
         if moved.any():
             for symbol_index, start, stop in groups:
                 for i in (start + np.flatnonzero(moved[start:stop])).tolist():
-                    if (
-                        self._is_jump(symbol_index, price[start:i], price[i])
-                        and not self._is_quoted(symbol_index, price[i], times[i])
-                        and not self._is_followed(before[i], price[i], price[i + 1 : stop])
-                    ):
+                    if not self._is_jump(symbol_index, price[start:i], price[i]):
+                        continue
+                    jump = PriceJump(int(ids[i]), int(times[i]), float(before[i]), float(price[i]))
+                    if self._is_unconfirmed(symbol_index, jump, price[i + 1 : stop]):
                         suspect[i] |= np.uint8(Suspect.PRICE_JUMP)
         self._remember_prices(symbols, price, starts, groups)
 
@@ -239,12 +256,14 @@ class TradeFlags:
         age_ms = abs(time_ms - self._quote_ms[symbol_index])
         return bool(low <= price <= high and age_ms <= self._settings.book_fresh_ms)
 
-    def _is_followed(self, before: float, price: float, later: np.ndarray) -> bool:
-        """Whether the next prints stay where a price jumped to; those of later batches come too late."""
-        later = later[: self._settings.jump_confirming_prints]
-        if not len(later) or len(later) < self._settings.jump_confirming_prints:
+    def _is_unconfirmed(self, symbol_index: int, jump: PriceJump, later: np.ndarray) -> bool:
+        """Whether neither a quote nor the prints known so far bear a jump out; then more may come."""
+        verdict = self._jumps.judge(jump, later)
+        if verdict or self._is_quoted(symbol_index, jump.price, jump.time_ms):
             return False
-        return bool((np.abs(later - price) < np.abs(later - before)).all())
+        if verdict is None:
+            self._jumps.wait(symbol_index, jump)
+        return True
 
     def _flag_sizes(
         self,

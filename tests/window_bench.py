@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from data_validator import DataValidator
 from domain.flow import Origin, WindowBatch
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
@@ -48,6 +50,7 @@ class WindowBench:
         )
         self.now_ns = 1_000 * SECOND_NS
         self.emitted: list[tuple[int, Window]] = []
+        self.suspects = np.empty(0, dtype=np.uint8)  # of the trades of all emissions
         self.stale: set[tuple[int, int]] = set()
 
     def feed(self, prints: Iterable[Print], *, delay_ms: int = 100, is_rest: bool = False) -> None:
@@ -77,6 +80,8 @@ class WindowBench:
     def take(self, closed: Closed) -> list[tuple[int, Window]]:
         fresh = [pair for batch in closed.batches for pair in windows_of(batch).items()]
         self.emitted += fresh
+        flags = [batch.rows["suspect"] for batch in closed.batches]
+        self.suspects = np.concatenate([self.suspects, *flags])
         self.stale.update(closed.stale)
         return fresh
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -316,10 +318,10 @@ def test_a_trade_stamped_in_the_future_is_flagged_and_kept() -> None:
 
 
 def test_a_clock_far_off_is_warned_of_once_until_it_was_right() -> None:
-    checker = validator(clock_samples=16)
+    checker = validator(clock_window_s=0.3)  # trades come 10 ms apart
 
     def trades_at(clock_ms: int) -> None:
-        for _ in range(32):
+        for _ in range(64):
             newest = checker.sequences[0].max_id
             trade_id = 0 if newest is None else newest + 1
             checked = checker.check_trades(
@@ -330,22 +332,43 @@ def test_a_clock_far_off_is_warned_of_once_until_it_was_right() -> None:
     with capture_logs() as logs:
         for clock_ms in (0, -1_300, -240, -1_300, 190, 260):
             trades_at(clock_ms)
-    assert [(entry["event"], entry["log_level"], entry["offset_ms"]) for entry in logs] == [
-        ("validator.clock_offset", "warning", -1_300),
-        ("validator.clock_offset_over", "info", 190),
-        ("validator.clock_offset", "warning", 260),
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+        ("validator.clock_offset", "warning"),
+        ("validator.clock_offset_over", "info"),
+        ("validator.clock_offset", "warning"),
     ]
     assert checker.statistics()["clock_warnings"] == 2
-    assert checker.statistics()["trades"] == 6 * 32
+    assert checker.statistics()["trades"] == 6 * 64
 
 
 def test_clocks_of_unlike_speed_show_as_drift() -> None:
-    steady, drifting = ClockOffset(64), ClockOffset(64)
+    steady, drifting = ClockOffset(60.0), ClockOffset(60.0)
     for i in range(64):
         steady.add((START_MS + 100 * i - 1_400) * 1_000_000, START_MS + 100 * i)
         drifting.add((START_MS + 50 * i) * 1_000_000, START_MS + 100 * i)
     assert steady.drift_ms == 0
     assert drifting.drift_ms > 1_000
+
+
+def test_the_clock_offset_is_the_median_of_the_last_minute_however_many_messages_came() -> None:
+    clock = ClockOffset(60.0)
+    for i in range(7_000):  # 70 s: for 30 s the clock is right, then 500 ms ahead
+        offset_ms = 0 if i < 3_000 else 500
+        clock.add((START_MS + 10 * i + offset_ms) * 1_000_000, START_MS + 10 * i)
+    assert clock.median_ms == pytest.approx(500)  # 40 of the last 60 s
+    assert clock.latest_ms == pytest.approx(500)
+
+
+def test_a_quiet_feed_keeps_its_last_messages_and_a_clock_set_back_goes_on_learning() -> None:
+    clock = ClockOffset(60.0)
+    for i in range(20):  # one message in two minutes
+        clock.add((START_MS + 120_000 * i + 70) * 1_000_000, START_MS + 120_000 * i)
+    assert clock.median_ms == pytest.approx(70, abs=0.01)
+    assert clock.drift_ms == 0
+    for i in range(200):
+        at_ms = START_MS + 2_400_000 + 100 * i
+        clock.add((at_ms - 3_600_000) * 1_000_000, at_ms)
+    assert clock.median_ms == pytest.approx(-3_600_000)
 
 
 JUMP = Suspect.PRICE_JUMP
@@ -369,6 +392,50 @@ def test_a_print_that_the_next_ones_do_not_follow_is_a_jump(back_after: int) -> 
     spike = [Print(100 + i, START_MS + 1_000 + i, price) for i, price in enumerate(prices)]
     first = suspects(checker.check_trades(rows_of(spike), 0))[0]
     assert first == (Suspect(0) if back_after == 4 else JUMP)
+
+
+def final_jumps(checker: DataValidator, batches: list[list[Print]]) -> set[int]:
+    """Ids of the price jumps that stay flagged after all batches."""
+    flagged: set[int] = set()
+    for batch in batches:
+        checked = checker.check_trades(rows_of(batch), 0)
+        flagged -= {trade_id for _, trade_id in checked.confirmed}
+        flagged |= set(checked.rows["agg_trade_id"][(checked.rows["suspect"] & JUMP) != 0].tolist())
+    return flagged
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_jump_is_judged_by_the_next_prints_however_they_are_batched(seed: int) -> None:
+    source = random.Random(seed)
+    prices, level = [6_400_010] * 100, 6_400_010
+    for _ in range(60):
+        level += source.choice([0, 0, 0, -64_000, 64_000])
+        prices.append(level if source.random() < 0.8 else level + 200_000)
+    prints = [Print(i, START_MS + 10 * i, price) for i, price in enumerate(prices)]
+    cuts = sorted(source.sample(range(101, 160), 25))
+    split = [prints[a:b] for a, b in itertools.pairwise([0, 100, *cuts, 160])]
+    whole, parts = validator(), validator()
+    expected = final_jumps(whole, [prints[:100], prints[100:]])
+    assert final_jumps(parts, split) == expected
+    assert expected
+    assert parts.statistics()["confirmed_jumps"] != 0
+
+
+def test_a_quote_that_comes_after_a_jump_confirms_it() -> None:
+    checker = validator()
+    checker.check_trades(rows_of(run(range(100))), 0)
+    jump = Print(100, START_MS + 5_000, 6_336_010, is_sell=True)
+    assert suspects(checker.check_trades(rows_of([jump]), 0)) == [JUMP]
+    checker.check_depth(
+        top(
+            bid=(63_360.0, 1.0),
+            ask=(63_360.1, 1.0),
+            transact_time_ms=START_MS + 5_050,
+            final_update_id=2,
+        )
+    )
+    other = Print(7, START_MS + 5_100, 6_400_010, symbol_index=1)
+    assert checker.check_trades(rows_of([other]), 0).confirmed == [(0, 100)]
 
 
 def test_how_many_prints_make_a_jump_a_move_is_a_setting() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from microstructure.book import (
     depth_profile,
-    nearest_wall,
+    find_walls,
     queue_imbalance,
     spread_bps,
     two_sides,
@@ -82,18 +82,17 @@ def test_the_nearest_large_level_behind_the_touch_is_the_wall() -> None:
     asks = depth_profile(ask_prices, ask_sizes, 100.0, (1.0,))
     threshold = wall_threshold(bids, asks, within_bps=25.0, multiple=8.0, floor=0.0)
     assert threshold == pytest.approx(8.0 * 100.015, rel=1e-3)
-    wall = nearest_wall(bid_prices, bid_sizes, bids, threshold, 25.0)
-    assert wall is not None
+    wall = find_walls(bid_prices, bid_sizes, bids, threshold, 25.0)[0]
     assert (wall.price, wall.size) == (99.97, 90.0)
     assert wall.distance_bps == pytest.approx(3.0)
-    assert nearest_wall(ask_prices, ask_sizes, asks, threshold, 25.0) is None
+    assert find_walls(ask_prices, ask_sizes, asks, threshold, 25.0) == ()
 
 
 def test_no_wall_lies_beyond_the_distance_looked_at() -> None:
     prices, sizes = [99.99, 99.0], [1.0, 1000.0]
     profile = depth_profile(prices, sizes, 100.0, (1.0,))
-    assert nearest_wall(prices, sizes, profile, 500.0, 25.0) is None
-    assert nearest_wall(prices, sizes, profile, 500.0, 200.0) is not None
+    assert find_walls(prices, sizes, profile, 500.0, 25.0) == ()
+    assert find_walls(prices, sizes, profile, 500.0, 200.0)
 
 
 def test_the_wall_threshold_never_falls_below_its_floor() -> None:

@@ -67,10 +67,10 @@ def test_walls_stand_out_from_the_levels_around_them() -> None:
     asks = [(1000.1 + 0.1 * k, 20.0 if k != 7 else 400.0) for k in range(20)]
     shape = book_shape(snapshot(bids, asks), SETTINGS)
     assert shape is not None
-    assert shape.bid_wall is None
-    assert shape.ask_wall is not None
-    assert shape.ask_wall.price == pytest.approx(1000.8)
-    assert shape.ask_wall.size == 400.0
+    assert shape.bid_walls == ()
+    (wall,) = shape.ask_walls
+    assert wall.price == pytest.approx(1000.8)
+    assert wall.size == 400.0
 
 
 def test_a_one_sided_book_gives_no_shape() -> None:

@@ -194,12 +194,12 @@ def test_a_context_is_json() -> None:
 def test_walls_age_while_they_stand() -> None:
     pipeline = DataPipeline(QUICK)
     ages = []
-    for k, size in enumerate((900.0, 800.0, 1.0, 900.0)):
+    for k, size in enumerate((900.0, 800.0, 700.0, 1.0, 900.0, 900.0)):
         bids = [(1000.0 - n / 10, 5.0 if n != 3 else size) for n in range(20)]
         book = book_window(DAY, depth(bids, [(1000.1 + n / 10, 5.0) for n in range(20)]))
         row = _row(pipeline, metrics(DAY + k * WINDOW_MS), book)
         ages.append(row.bid_wall_age_s)
-    assert ages == [0.0, 5.0, None, 0.0]
+    assert ages == [None, 5.0, 10.0, None, None, 5.0]  # one that is new does not stand yet
     assert (row.bid_wall_price, row.bid_wall_size, row.ask_wall_price) == (999.7, 900.0, None)
 
 
@@ -314,17 +314,17 @@ def test_the_row_repeats_the_book_column_by_column() -> None:
     last = depth(bids, asks)
     shape = book_shape(last, QUICK.enrich)
     assert shape is not None
-    assert shape.bid_wall is not None
-    assert shape.ask_wall is not None
-    row = _columns(_row(DataPipeline(QUICK), metrics(), book_window(DAY, last)))
+    pipeline = DataPipeline(QUICK)
+    _row(pipeline, metrics(DAY - WINDOW_MS), book_window(DAY - WINDOW_MS, last))
+    row = _columns(_row(pipeline, metrics(), book_window(DAY, last)))
     for name in ("mid_price", "bid_price", "bid_size", "ask_price", "ask_size", "microprice"):
         assert row[name] == getattr(shape, name), name
     assert row["spread_bps"] == shape.spread_bps
     for levels, name in ((1, "_1"), (5, ""), (10, "_10"), (20, "_20")):
         assert row[f"book_imbalance{name}"] == getattr(shape, f"imbalance_{levels}")
     for side, profile, wall in (
-        ("bid", shape.bids, shape.bid_wall),
-        ("ask", shape.asks, shape.ask_wall),
+        ("bid", shape.bids, shape.bid_walls[0]),
+        ("ask", shape.asks, shape.ask_walls[0]),
     ):
         within = [row[f"depth_{side}_{band}bps_quote"] for band in (1, 5, 10, 25)]
         assert within == profile.within
@@ -333,7 +333,7 @@ def test_the_row_repeats_the_book_column_by_column() -> None:
         assert row[f"{side}_wall_price"] == wall.price
         assert row[f"{side}_wall_size"] == wall.size
         assert row[f"{side}_wall_distance_bps"] == wall.distance_bps
-        assert row[f"{side}_wall_age_s"] == 0.0
+        assert row[f"{side}_wall_age_s"] == 5.0
 
 
 def test_the_row_repeats_the_key_levels_and_scores_by_name() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from domain.flow import Origin
 from market_orchestrator.windows import WindowSettings
+from microstructure.trade_flags import Suspect
 from tests.trade_frames import START_MS, Print, rows_of
 from tests.window_bench import D, Window, WindowBench
 
@@ -279,6 +280,19 @@ def test_the_authoritative_copy_of_a_trade_revises_its_window() -> None:
 
 
 # --- the first window ---------------------------------------------------------------------
+
+
+def test_a_price_jump_that_later_prints_confirm_counts_no_more_in_its_open_window() -> None:
+    bench = started()
+    calm = [at(i, 20 * i) for i in range(1, 101)]
+    bench.feed(calm)
+    for i in range(101, 106):  # one batch each; the three after the first confirm it
+        bench.feed([Print(i, START_MS + 20 * i, calm[0].price - 128_000)])
+    bench.feed([at(106, D), at(107, 2 * D)])
+    flags = (bench.suspects[:105] & Suspect.PRICE_JUMP) != 0
+    assert bench.windows()[0].ids == tuple(range(1, 106))
+    assert not flags.any()
+    assert bench.validator.statistics()["suspect_price_jump"] == 1  # as it came
 
 
 def test_the_first_window_waits_for_the_trades_before_the_first_received() -> None:
