@@ -30,6 +30,7 @@ from dashboard.wording import (
     style_of,
 )
 from domain.features import FeatureRow
+from domain.market import Side
 
 HORIZONS_S = (0, 60, 300, 900, 3_600)  # 0: the last window
 _SCALE_CELLS = 11  # beside the charts
@@ -268,21 +269,25 @@ def _horizon(bars: tuple[Bar, ...], seconds: int, *, is_wide: bool) -> Text:
 
 
 def _whales(_: Scene, symbol: SymbolState, width: int, height: int) -> list[Text]:
-    """Windows in which somebody traded whale size, newest first."""
+    """Trades of whale size, one line each, newest first."""
     lines = [ruled("Whale tape", width)]
-    tape = islice((bar for bar in reversed(symbol.bars) if bar.whale_count), height - 1)
-    for bar in tape:
-        delta = bar.whale_buy - bar.whale_sell
-        side = "buy" if delta > 0 else "sell" if delta < 0 else "both"
+    for whale in islice(reversed(symbol.whales), height - 1):
+        is_buy = whale.aggressor_side is Side.BUY
+        signed_size = float(whale.quantity) * (1 if is_buy else -1)
         lines.append(
             columns(
                 [
-                    ((clock(bar.end_ms), QUIET), 8),
-                    ((f"{arrow(delta)} {side}", style_of(delta)), 6),
-                    (signed(delta), -8),
-                    (f"@ {price_text(bar.vwap, symbol.price)}", 12),
-                    (compact(abs(delta) * (bar.vwap or 0.0)), -7),
-                    ((f"×{bar.whale_count}", QUIET), -4),
+                    ((clock(whale.transact_time_ms), QUIET), 8),
+                    (
+                        (
+                            f"{arrow(signed_size)} {'buy' if is_buy else 'sell'}",
+                            style_of(signed_size),
+                        ),
+                        6,
+                    ),
+                    (signed(signed_size), -8),
+                    (f"@ {price_text(whale.price, symbol.price)}", 12),
+                    (compact(abs(signed_size) * float(whale.price)), -7),
                 ]
             )
         )

@@ -25,13 +25,14 @@ from domain.events import (
     WindowEvent,
 )
 from domain.features import FeatureRow
-from domain.flow import Origin
+from domain.flow import Origin, WhalePrint
 from event_bus import Envelope
 
 BARS_KEPT = 900  # per symbol: 75 minutes of 5 s windows
 BARS_IN_ALL = 60_000  # of all symbols together, so that a thousand of them stay affordable
 FEWEST_BARS = 60
 LINES_KEPT = 64
+WHALES_KEPT = 60  # per symbol
 GAPS_KEPT = 1_000
 
 _DEAD = {ConnectionState.DISCONNECTED, ConnectionState.CLOSED, ConnectionState.GAVE_UP}
@@ -66,6 +67,7 @@ class SymbolState(msgspec.Struct, frozen=True, kw_only=True):
 
     symbol: str
     bars: tuple[Bar, ...] = ()  # by time, newest last
+    whales: tuple[WhalePrint, ...] = ()  # likewise
     row: FeatureRow | None = None  # of the newest live window
     price: Decimal | None = None  # last trade, carried through silent windows
     lag_ms: int | None = None  # from the newest live window's end to its close
@@ -209,18 +211,23 @@ def _after_windows(
     symbols: dict[str, SymbolState], events: Sequence[WindowEvent]
 ) -> dict[str, SymbolState]:
     """With the exact last price, and how late the window closed."""
-    newest = {event.metrics.symbol: event for event in events if event.origin is Origin.LIVE}
-    if not newest:
+    live: dict[str, list[WindowEvent]] = {}
+    for event in events:
+        if event.origin is Origin.LIVE:
+            live.setdefault(event.metrics.symbol, []).append(event)
+    if not live:
         return symbols
     found = dict(symbols)
-    for symbol, event in newest.items():
-        before = found.get(symbol) or SymbolState(symbol=symbol)
+    for symbol, own in live.items():
+        event, before = own[-1], found.get(symbol) or SymbolState(symbol=symbol)
+        prints = [whale for each in own for whale in each.whale_prints]
         close, end_ms = event.metrics.close, event.metrics.window_end_ms
         found[symbol] = msgspec.structs.replace(
             before,
             price=before.price if close is None else close,
             lag_ms=event.closed_at_ns // 1_000_000 - end_ms,
             seen_ns=event.closed_at_ns,
+            whales=(*before.whales, *prints)[-WHALES_KEPT:] if prints else before.whales,
         )
     return found
 

@@ -12,8 +12,10 @@ from decimal import Decimal
 import msgspec
 
 from domain.features import FeatureRow
-from domain.flow import FlowMetrics, Origin
+from domain.flow import FlowMetrics, Origin, WhalePrint
 from domain.market import SCHEMA_VERSION
+
+MOST_WHALE_PRINTS = 8
 
 
 class Topic(enum.StrEnum):
@@ -81,12 +83,17 @@ class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WindowEvent(msgspec.Struct, frozen=True):
-    """A closed window. ``revision`` 0 is the first emission."""
+    """A closed window. ``revision`` 0 is the first emission.
+
+    ``whale_prints`` are its largest whales' trades by time, of live windows, and at most
+    ``MOST_WHALE_PRINTS``; ``metrics.whale_count`` counts them all.
+    """
 
     metrics: FlowMetrics
     origin: Origin
     revision: int
     closed_at_ns: int
+    whale_prints: tuple[WhalePrint, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 import msgspec
 import numpy as np
 
-from domain.market import SCHEMA_VERSION, DepthSnapshot
+from domain.market import SCHEMA_VERSION, DepthSnapshot, Side
 
 
 class Origin(enum.StrEnum):
@@ -38,6 +38,15 @@ class WindowBatch(msgspec.Struct, frozen=True):
     complete: list[bool]
     missing_trades: list[int | None]  # None: extent unknown
     origin: Origin
+
+
+class WhalePrint(msgspec.Struct, frozen=True, gc=False):
+    """One whale's trade: an aggTrade on futures, on spot a sweep (its total, and its last price)."""
+
+    transact_time_ms: int
+    aggressor_side: Side
+    price: Decimal
+    quantity: Decimal
 
 
 class TradeSums(msgspec.Struct, frozen=True, kw_only=True):

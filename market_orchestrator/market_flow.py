@@ -20,15 +20,16 @@ from binance_api.frames import FinerTime, Rejection, contradictions
 from data_pipeline.pipeline import DataPipeline, PipelineSettings
 from data_validator import DUPLICATE, DataValidator, Rejected
 from domain.context import MarketContext
-from domain.events import GapEvent, GapState
+from domain.events import MOST_WHALE_PRINTS, GapEvent, GapState
 from domain.features import FeatureRow
-from domain.flow import FlowMetrics, Origin, WindowBatch
+from domain.flow import FlowMetrics, Origin, WhalePrint, WindowBatch
 from domain.market import DepthSnapshot, DepthTop, Market
 from flow_analyzer import FlowSettings, TradeFlowAnalyzer
 from market_orchestrator.revisions import CvdState
 from market_orchestrator.windows import Closed, WindowBuilder, WindowSettings
 from microstructure.book_window import BookAccumulator
 from microstructure.trade_flags import ValidatorSettings
+from microstructure.whale_prints import whale_prints
 
 log = structlog.get_logger()
 
@@ -53,6 +54,7 @@ class ClosedWindow(msgspec.Struct, frozen=True):
     metrics: FlowMetrics
     row: FeatureRow
     context: MarketContext
+    whale_prints: tuple[WhalePrint, ...] = ()  # of live windows
 
 
 class WindowAnalysis:
@@ -90,6 +92,7 @@ class MarketFlow:
             self.validator.sequences, settings.windows, repairable=repairable
         )
         self.analyzer = TradeFlowAnalyzer(self.symbols, settings.flow)
+        self._whale_unit = settings.flow.whale_unit
         self.pipeline = DataPipeline(settings.pipeline)
         self.books = BookAccumulator(settings.windows.duration_ms, self._read_levels)
         self.live: deque[WindowBatch] = deque()
@@ -155,11 +158,14 @@ class MarketFlow:
 
     def analyse(self, batch: WindowBatch) -> Iterator[ClosedWindow]:
         """Metrics and feature rows of windows that closed together, in time order per symbol."""
-        for metrics in self.analyzer.analyze(batch):
+        for place, metrics in enumerate(self.analyzer.analyze(batch)):
             book = self.books.close(metrics.symbol, metrics.window_start_ms)
             result = self.pipeline.process(metrics, book)
             if result.row is not None:
-                yield ClosedWindow(metrics, result.row, result.context)
+                rows = batch.rows[batch.offsets[place] : batch.offsets[place + 1]]
+                count = min(metrics.whale_count, MOST_WHALE_PRINTS)
+                prints = whale_prints(rows, count, self._whale_unit)
+                yield ClosedWindow(metrics, result.row, result.context, prints)
 
     def rows_of(self, batch: WindowBatch) -> list[FeatureRow]:
         """Rows of rebuilt windows, from their own trades alone: no history, no book, no CVD."""

@@ -114,7 +114,8 @@ class Outputs:
         self._counts["rows"] += 1
         origin = Origin(row.origin)
         self._bus.publish(
-            Topic.WINDOW, WindowEvent(closed.metrics, origin, row.revision, self._wall_ns())
+            Topic.WINDOW,
+            WindowEvent(closed.metrics, origin, row.revision, self._wall_ns(), closed.whale_prints),
         )
         self._bus.publish(Topic.FEATURES, FeaturesEvent(row, origin))
         if origin is not Origin.LIVE:

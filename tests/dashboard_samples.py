@@ -23,7 +23,8 @@ from domain.events import (
     WindowEvent,
 )
 from domain.features import FeatureRow
-from domain.flow import FlowMetrics, Origin
+from domain.flow import FlowMetrics, Origin, WhalePrint
+from domain.market import Side
 from event_bus import Envelope
 
 T0 = 1_721_347_200_000  # 2024-07-19 00:00:00 UTC, ms
@@ -31,7 +32,16 @@ WINDOW_MS = 5_000
 _REQUIRED = tuple(f.name for f in msgspec.structs.fields(FeatureRow) if f.required)
 
 
-def window(end_ms: int = T0, symbol: str = "BTCUSDT", close: str = "64123.40") -> WindowEvent:
+def whale(time_ms: int, price: str, quantity: str = "3.5", side: Side = Side.BUY) -> WhalePrint:
+    return WhalePrint(time_ms, side, Decimal(price), Decimal(quantity))
+
+
+def window(
+    end_ms: int = T0,
+    symbol: str = "BTCUSDT",
+    close: str = "64123.40",
+    whales: tuple[WhalePrint, ...] = (),
+) -> WindowEvent:
     values: dict[str, Any] = dict.fromkeys(FlowMetrics.__struct_fields__)
     zeros = ("volume", "quote_volume", "buy_volume", "sell_volume", "delta", "net_flow_quote")
     values |= dict.fromkeys(zeros, Decimal(0))
@@ -65,7 +75,7 @@ def window(end_ms: int = T0, symbol: str = "BTCUSDT", close: str = "64123.40") -
         "schema_version": 1,
     }
     closed_at_ns = (end_ms + 260) * 1_000_000
-    return WindowEvent(FlowMetrics(**values), Origin.LIVE, 0, closed_at_ns)
+    return WindowEvent(FlowMetrics(**values), Origin.LIVE, 0, closed_at_ns, whales)
 
 
 def features(
@@ -197,7 +207,17 @@ def busy_market(symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")) -> DashboardS
             price = 64_000.0 / (place + 1) + 40 * ((n * 7) % 13) - n
             has_whale = n % 10 == 0
             events += [
-                window(end_ms, symbol, f"{price:.2f}"),
+                window(
+                    end_ms,
+                    symbol,
+                    f"{price:.2f}",
+                    (
+                        whale(end_ms - 4_000, f"{price:.2f}"),
+                        whale(end_ms - 1_000, f"{price:.2f}", "2.25", Side.SELL),
+                    )
+                    if has_whale
+                    else (),
+                ),
                 features(
                     end_ms,
                     symbol,

@@ -19,6 +19,7 @@ from binance_api.connector_frames import OHLCV_COLUMNS, TICK_COLUMNS
 from binance_api.connector_session import ConnectionClosed
 from binance_api.errors import InvalidSymbol, Unreachable
 from domain.market import Market
+from tests.kline_samples import candle_table
 from tests.connector_exchange import (
     KEYS,
     MINUTE_MS,
@@ -146,6 +147,23 @@ def test_before_the_first_candle_of_a_listing_nothing_is_missing(conn) -> None:
     frame = conn.collect("BTCUSDT", "1h", "2019-01-01", "2024-07-19")
     assert len(frame) > 60
     assert not frame["gap"].any()
+
+
+def test_after_a_market_has_halted_nothing_is_missing_and_nothing_is_outstanding() -> None:
+    table = candle_table(("HALTUSDT",), 96)  # its last candle; a day later it is still closed
+    halted_ms = table.end_ms
+    with simulated(
+        candles=table,
+        start_ms=halted_ms + 24 * HOUR_MS,
+        symbols=table.symbols,
+        halted=("HALTUSDT",),
+    ) as exchange:
+        with BinanceConnector(config=config_of(exchange)) as own:
+            frame = own.collect(
+                "HALTUSDT", "ohlcv", "15m", halted_ms - 2 * HOUR_MS, halted_ms + 6 * HOUR_MS
+            )
+            later = own.collect("HALTUSDT", "ohlcv", "15m", halted_ms, halted_ms + 6 * HOUR_MS)
+    print(frame, later)
 
 
 def test_an_unknown_symbol_is_named_with_the_exchanges_code(conn) -> None:
