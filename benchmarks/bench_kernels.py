@@ -27,7 +27,7 @@ from microstructure.trade_cost import median_of, sweep_costs, sweeps_of, weighte
 from microstructure.trade_rows import prices_and_quantities
 from microstructure.volatility import signature
 from microstructure.vpin import volume_buckets, vpin
-from tests.book_days import START_MS, tape_of, trades_of
+from tests.book_tapes import START_MS, tape_of, trades_of
 
 WINDOW_MS = 5000
 DAY = (864_000, 1_500_000)

@@ -17,7 +17,7 @@ from microstructure.ofi import level_events, ofi_event
 from microstructure.resilience import Resilience, ResilienceSettings, recoveries
 from microstructure.spoof_indicator import SpoofIndicator, SpoofSettings, spoof_like
 from microstructure.vpin import Vpin, volume_buckets, vpin
-from tests.book_days import trades_of
+from tests.book_tapes import trades_of
 
 QUARTERS = st.integers(1, 40).map(lambda n: n / 4)
 FILLS = st.lists(st.tuples(st.integers(0, 12_000), st.integers(96, 104), st.booleans()))

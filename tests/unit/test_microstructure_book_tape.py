@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from microstructure.book_tape import BookTape
-from tests.book_days import START_MS, tape_of
+from tests.book_tapes import START_MS, tape_of
 
 
 def test_slices_are_half_open_and_share_memory() -> None:

@@ -46,7 +46,7 @@ from microstructure.volatility import (
     signature,
 )
 from microstructure.vpin import bulk_bought, volume_buckets, vpin
-from tests.book_days import TICK, tape_of, trades_of
+from tests.book_tapes import TICK, tape_of, trades_of
 from tests.pipeline_samples import vector
 
 LONG = pytest.mark.long

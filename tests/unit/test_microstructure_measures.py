@@ -16,7 +16,7 @@ from microstructure.measures import (
     window_bins,
 )
 from microstructure.model_input import INPUT_VERSION
-from tests.book_days import START_MS, tape_of, trades_of
+from tests.book_tapes import START_MS, tape_of, trades_of
 
 WINDOW_MS = 5000
 WINDOWS = 140
