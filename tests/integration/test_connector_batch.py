@@ -19,7 +19,6 @@ from binance_api.connector_frames import OHLCV_COLUMNS, TICK_COLUMNS
 from binance_api.connector_session import ConnectionClosed
 from binance_api.errors import InvalidSymbol, Unreachable
 from domain.market import Market
-from tests.kline_samples import candle_table
 from tests.connector_exchange import (
     KEYS,
     MINUTE_MS,
@@ -30,6 +29,7 @@ from tests.connector_exchange import (
     minute_bars,
     simulated,
 )
+from tests.kline_samples import candle_table
 
 pytestmark = pytest.mark.usefixtures("own_weight_budget", "clean_environment")
 
@@ -149,21 +149,22 @@ def test_before_the_first_candle_of_a_listing_nothing_is_missing(conn) -> None:
     assert not frame["gap"].any()
 
 
-def test_after_a_market_has_halted_nothing_is_missing_and_nothing_is_outstanding() -> None:
-    table = candle_table(("HALTUSDT",), 96)  # its last candle; a day later it is still closed
+def test_a_halted_market_ends_without_an_error_and_its_silence_is_a_gap() -> None:
+    table = candle_table(("HALTUSDT",), 96)  # closed for a day since its last candle
     halted_ms = table.end_ms
     with simulated(
         candles=table,
         start_ms=halted_ms + 24 * HOUR_MS,
         symbols=table.symbols,
         halted=("HALTUSDT",),
-    ) as exchange:
-        with BinanceConnector(config=config_of(exchange)) as own:
-            frame = own.collect(
-                "HALTUSDT", "ohlcv", "15m", halted_ms - 2 * HOUR_MS, halted_ms + 6 * HOUR_MS
-            )
-            later = own.collect("HALTUSDT", "ohlcv", "15m", halted_ms, halted_ms + 6 * HOUR_MS)
-    print(frame, later)
+    ) as exchange, BinanceConnector(config_of(exchange)) as own:
+        dates = (halted_ms - 2 * HOUR_MS, halted_ms + 6 * HOUR_MS)
+        frame = own.collect("HALTUSDT", "15m", *dates)
+        later = own.collect("HALTUSDT", "15m", halted_ms, dates[1])
+    assert len(frame) == 8
+    assert [gap["missing"] for gap in frame.attrs["gaps"]] == [24]
+    assert len(later) == 0
+    assert types_of(later) == OHLCV_TYPES
 
 
 def test_an_unknown_symbol_is_named_with_the_exchanges_code(conn) -> None:
