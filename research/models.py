@@ -6,6 +6,7 @@ the weights, and nothing outside the graph has to be repeated live. Import this 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def _feature_part(preset: Preset, count: int) -> tuple[nn.Module, int]:
         return nn.Identity(), count
     sizes = [count, *([preset.hidden] * (preset.layers if preset.kind == "mlp" else 1))]
     parts: list[nn.Module] = []
-    for size, following in zip(sizes, sizes[1:], strict=False):
+    for size, following in itertools.pairwise(sizes):
         parts += [nn.Linear(size, following), nn.GELU(), nn.Dropout(preset.dropout)]
     return nn.Sequential(*parts), preset.hidden
 
