@@ -98,17 +98,16 @@ class Fit:
         """
         try:
             held = torch.load(self._path, map_location=self._device, weights_only=True)
-            if held["identity"] != self._identity:
-                raise ConfigError(f"--resume: {self._path} is of a run with other settings or data")
-            self.network.load_state_dict(held["network"])
-            self._optimizer.load_state_dict(held["optimizer"])
-            self._scaler.load_state_dict(held["scaler"])
+            is_same = held["identity"] == self._identity
         except FileNotFoundError as error:
             raise ConfigError(f"--resume: there is no {self._path}") from error
-        except ConfigError:
-            raise
         except Exception as error:  # torch raises whatever its reader meets in a damaged file
             raise ConfigError(f"--resume: {self._path} cannot be read: {error}") from error
+        if not is_same:
+            raise ConfigError(f"--resume: {self._path} is of a run with other settings or data")
+        self.network.load_state_dict(held["network"])
+        self._optimizer.load_state_dict(held["optimizer"])
+        self._scaler.load_state_dict(held["scaler"])
         self._best, self._done = held["best"], held["done"]
         self._best_loss, self._since_best = held["best_loss"], held["since_best"]
         return self._done

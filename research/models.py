@@ -107,7 +107,7 @@ class ImageCnnLstm(nn.Module):
 
     def __init__(self, preset: Preset, geometry: ImageGeometry) -> None:
         super().__init__()
-        hidden = preset.hidden
+        hidden, self.frame_count = preset.hidden, geometry.frames
         self.convolutions = nn.Sequential(
             nn.Conv2d(geometry.channels, 16, (4, 1), stride=(2, 1), padding=(1, 0)),
             nn.LeakyReLU(),
@@ -124,7 +124,9 @@ class ImageCnnLstm(nn.Module):
 
     def forward(self, image: Any) -> Any:
         frames = self.convolutions(image.flatten(0, 1))
-        states, _ = self.lstm(frames.unflatten(0, image.shape[:2]))
+        frames = frames.reshape(-1, self.frame_count, frames.shape[-1])
+        zero = (0.0 * frames[:, 0])[None].repeat(self.lstm.num_layers, 1, 1)
+        states, _ = self.lstm(frames, (zero, zero))  # its own zeros would fix the batch in ONNX
         return self.dropout(states[:, -1])
 
 
