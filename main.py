@@ -44,6 +44,8 @@ VERBS = {
     "curate": "ingested klines with VWAP, ATR, volatility, returns and levels",
     "signals": "past signals against what the market then did: hits, money, calibration",
     "features": "days of the lake into datasets for models; book images as pictures",
+    "train": "a dataset into a calibrated model with its card (needs make setup-research)",
+    "evaluate": "a model on its test days: classes, probabilities, money, against baselines",
     "audit": "is what is stored whole? a certificate for every hour",
     "repair": "fill the recorder's holes from REST and the archive, once",
     "prune": "delete days older than you want to keep; --dry-run says what would go",

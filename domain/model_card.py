@@ -40,7 +40,9 @@ class ImageGeometry(msgspec.Struct, frozen=True, kw_only=True):
 class InputHistogram(msgspec.Struct, frozen=True, kw_only=True):
     """Training shares of one input's bins, for population stability.
 
-    ``edges`` ascend, n - 1 of them for n bins; ``undefined_share`` is that of NaN.
+    ``edges`` ascend, n - 1 of them for n bins: bin k holds
+    ``edges[k - 1] <= x < edges[k]``. ``undefined_share`` is that of NaN among all rows; ``shares`` are
+    of the others and sum to 1.
     """
 
     name: str
@@ -56,7 +58,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    kind: str  # vivit | cnn_lstm | logistic | gradient_boosting
+    kind: str  # vivit | cnn_lstm | mlp | logistic
     preset: str
     created_at_ms: int
     market: str

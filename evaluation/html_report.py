@@ -25,7 +25,7 @@ from evaluation.wording import (
     together,
 )
 
-_STYLE: Final = """
+STYLE: Final = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1b1f24;--dim:#59636e;--rule:#d9dee3;--card:#f6f8fa;
 --good:#116b32;--bad:#b02318;--c0:#0b63b0;--c1:#c2570c;--c2:#12805c;--c3:#8a3f9e;--c4:#6b5b00;--c5:#5c6670}
 @media(prefers-color-scheme:dark){:root{--bg:#0f1317;--fg:#e4e8ec;--dim:#9aa5b1;--rule:#2c343c;
@@ -74,7 +74,7 @@ def render_html(report: Report) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width,initial-scale=1">',
         f"<title>Signals {moment(report.first_ms)} to {moment(report.last_ms)}</title>",
-        f"<style>{_STYLE}</style></head><body><h1>Signals against what followed</h1>",
+        f"<style>{STYLE}</style></head><body><h1>Signals against what followed</h1>",
         *(f"<p>{escape(line)}</p>" for line in header(report)),
         *(_source(source) for source in report.sources),
         _slices(report),

@@ -152,12 +152,15 @@ def test_before_the_first_candle_of_a_listing_nothing_is_missing(conn) -> None:
 def test_a_halted_market_ends_without_an_error_and_its_silence_is_a_gap() -> None:
     table = candle_table(("HALTUSDT",), 96)  # closed for a day since its last candle
     halted_ms = table.end_ms
-    with simulated(
-        candles=table,
-        start_ms=halted_ms + 24 * HOUR_MS,
-        symbols=table.symbols,
-        halted=("HALTUSDT",),
-    ) as exchange, BinanceConnector(config_of(exchange)) as own:
+    with (
+        simulated(
+            candles=table,
+            start_ms=halted_ms + 24 * HOUR_MS,
+            symbols=table.symbols,
+            halted=("HALTUSDT",),
+        ) as exchange,
+        BinanceConnector(config_of(exchange)) as own,
+    ):
         dates = (halted_ms - 2 * HOUR_MS, halted_ms + 6 * HOUR_MS)
         frame = own.collect("HALTUSDT", "15m", *dates)
         later = own.collect("HALTUSDT", "15m", halted_ms, dates[1])

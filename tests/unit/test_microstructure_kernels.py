@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from microstructure.book import depth_profile, nearest_wall, wall_threshold
+from microstructure.book import depth_profile, find_walls, wall_threshold
 from microstructure.book_shape import (
     asymmetry,
     book_elasticities,
@@ -175,9 +175,9 @@ def test_bands_and_walls_equal_those_of_single_snapshots() -> None:
             sides[0][2], sides[1][2], within_bps=0.25, multiple=3.0, floor=1000.0
         )
         for place, (prices, sizes, profile) in enumerate(sides):
-            wall = nearest_wall(prices, sizes, profile, threshold, 0.25)
+            found = find_walls(prices, sizes, profile, threshold, 0.25)
             of_side = np.flatnonzero(walls[row, 20 * place : 20 * place + 20])
-            assert (wall and wall.price) == (prices[of_side[0]] if len(of_side) else None)
+            assert [wall.price for wall in found] == [prices[level] for level in of_side]
 
 
 def test_a_wall_is_as_old_as_its_unbroken_run() -> None:
