@@ -1,6 +1,6 @@
 """The card of a trained model: what it is, what it takes, what it was trained on and how well it did.
 
-Written by training beside the ONNX file, read by live inference, which refuses what does not fit.
+Written by training beside the ONNX file; whoever runs the model refuses what does not fit it.
 """
 
 from __future__ import annotations
