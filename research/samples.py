@@ -1,11 +1,12 @@
 """Samples of a dataset's days: which rows count, their labels, and blocks of them to train on.
 
 Dataset, split and label → ``DaySamples``; what is fitted is fitted on training days, and ``check_leaks``
-has the last word. One day is in memory at a time, its images a block at a time.
+has the last word. A few days are in memory at a time, their images a block at a time.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -34,6 +35,7 @@ LABELS: Final = (SMOOTH, TRIPLE_BARRIER)
 LOOK_BACK_OF_INPUTS_MS: Final = max(LOOK_BACK_MS, IMAGE_LOOK_BACK_MS)
 _BLOCK_ROWS: Final = 512
 _BLOCKS_MIXED: Final = 4
+_DAYS_MIXED: Final = 4
 _IMAGES_FOR_SCALE: Final = 256  # of a day
 
 
@@ -100,6 +102,7 @@ class Samples:
     ) -> None:
         self.dataset, self.symbols, self.split, self.spec = dataset, tuple(symbols), split, spec
         self.thresholds = self._fit_thresholds() if thresholds is None else thresholds
+        self._day = functools.lru_cache(maxsize=_DAYS_MIXED)(dataset.day)
         self._labels: dict[tuple[str, str], tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]] = {}
 
     @property
@@ -118,7 +121,7 @@ class Samples:
         Rows whose label reaches into what the next group's inputs look back at are left out, unless
         the day itself is of that group: then there is nothing to save, and ``check`` says so.
         """
-        day = self.dataset.day(symbol, date)
+        day = self._day(symbol, date)
         if (symbol, date) not in self._labels:
             labels = day_labels(day, self.spec, self.thresholds.get(symbol, 0.0))
             keep = day.is_valid & (labels != UNDEFINED) & self._purged(day, date)
@@ -156,16 +159,23 @@ class Samples:
     def blocks(
         self, dates: Sequence[str], random: np.random.Generator | None = None, *, images: bool
     ) -> Iterator[Batch]:
-        """All samples of these days, some thousand at a time; shuffled where ``random`` is given."""
-        parts: list[tuple[str, str, int]] = []
-        for symbol, date in self.days(dates):
-            count = len(self.of_day(symbol, date).rows)
-            parts += [(symbol, date, first) for first in range(0, count, _BLOCK_ROWS)]
+        """All samples of these days, some thousand at a time.
+
+        Where ``random`` is given the days are shuffled, and the blocks of a few days among each other.
+        """
+        days = self.days(dates)
         if random is not None:
-            parts = [parts[place] for place in random.permutation(len(parts))]
-        for first in range(0, len(parts), _BLOCKS_MIXED):
-            mixed = [self._block(*part, images=images) for part in parts[first : first + 4]]
-            yield _joined(mixed, random)
+            days = [days[place] for place in random.permutation(len(days))]
+        for group in itertools.batched(days, _DAYS_MIXED):
+            parts = [
+                (symbol, date, first)
+                for symbol, date in group
+                for first in range(0, len(self.of_day(symbol, date).rows), _BLOCK_ROWS)
+            ]
+            if random is not None:
+                parts = [parts[place] for place in random.permutation(len(parts))]
+            for mixed in itertools.batched(parts, _BLOCKS_MIXED):
+                yield _joined([self._block(*part, images=images) for part in mixed], random)
 
     def sample_images(self, samples: DaySamples) -> npt.NDArray[np.float16] | None:
         """Some of a day's images, to fit their scale on."""

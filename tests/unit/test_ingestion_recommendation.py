@@ -174,7 +174,6 @@ def test_an_analyst_without_an_answer_leaves_the_rules_alone(settings):
 
 
 def test_stale_or_absent_bars_give_no_recommendation_and_the_reason(settings):
-    structlog.reset_defaults()  # a verb may have set its own level before
     with structlog.testing.capture_logs() as logs:
         assert recommended(settings, NOON_MS + 30 * DAY_MS) == []
     assert logs[-1]["event"] == "recommendation.unavailable"
