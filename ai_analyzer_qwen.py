@@ -37,6 +37,7 @@ from domain.flow import Origin
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 3.0
+PREPARE_TIMEOUT_S = 30.0  # for importing the SDKs, before a day's question is given up
 CLOCK_JUMP_S = 2.0
 
 
@@ -175,8 +176,9 @@ class AIAnalyzer:
         """
         if not self._has_providers:
             return None
-        await self._prepared.wait()
         try:
+            async with asyncio.timeout(PREPARE_TIMEOUT_S):
+                await self._prepared.wait()
             return await self._ask_about_day(rules)
         except Exception:
             log.exception("ai.analysis_failed", symbol=rules.symbol)
