@@ -309,6 +309,8 @@ def test_cancelling_during_a_ban_ends_at_once_and_the_next_run_goes_on(data_dir)
         running = asyncio.create_task(ingestion.ingest_timeframe("15m", days=30))
         async with asyncio.timeout(20):
             await waiting.wait()
+            while not any(settings.paths.root.rglob("BTCUSDT_15m_*.parquet")):
+                await asyncio.sleep(0.01)  # what came before the ban is being written
             running.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await running
