@@ -57,6 +57,7 @@ DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
 # Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
 _PRICE = re.compile(r"\S+=\d+(\.\d+)?/\d+(\.\d+)?")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_FLAGS = {"model_dir": "model"}  # not named after their field
 _STREAM_KINDS = ("trades", "depth")  # of recorded frames, each with a folder per day
 _SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
 
@@ -560,6 +561,10 @@ class Settings(BaseSettings):
         None, description="journal that answers --ai replay; unset: the data folder's own"
     )
 
+    model_dir: Path | None = Field(
+        None, description="folder of a trained model, asked about every window; train writes it"
+    )
+
     # --- operations ---
     http_host: str = Field(
         "127.0.0.1",
@@ -787,6 +792,11 @@ def is_secret(annotation: Any) -> bool:
     return SecretStr in typing.get_args(annotation)
 
 
+def flag_of(name: str) -> str:
+    """A field's flag."""
+    return "--" + _FLAGS.get(name, name.replace("_", "-"))
+
+
 def variables() -> dict[str, tuple[str, str]]:
     """Every variable with its default and description; docs/reference.md is tested against it."""
     found: dict[str, tuple[str, str]] = {}
@@ -814,5 +824,5 @@ def _one_line(error: ValidationError) -> str:
         if name in PARTS:
             found.append(message if ": must be " in message else f"{name.upper()}_*: {message}")
         else:
-            found.append(f"{name.upper()} (--{name.replace('_', '-')}): {message}")
+            found.append(f"{name.upper()} ({flag_of(name)}): {message}")
     return "; ".join(found)

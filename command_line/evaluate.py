@@ -39,7 +39,8 @@ def _run(given: dict[str, Any]) -> int:
         raise ConfigError(f"--html: {page} is a folder, or its folder does not exist")
     settings = settings_of(given)
     with logging_for(settings):
-        from research.card import check_dataset, read_card
+        from inference.card import read_card
+        from research.card import check_dataset
         from research.report import render_html, render_text
 
         folder = model_folder(own["model"])
@@ -56,10 +57,11 @@ def _run(given: dict[str, Any]) -> int:
 
 
 def _judge(dataset: Dataset, card: ModelCard, folder: Path, own: dict[str, Any]) -> Evaluation:
+    from inference.card import MODEL_FILE
+    from inference.onnx_model import OnnxModel
     from research.baselines import fit_baselines
-    from research.card import MODEL_FILE, spec_of, split_of
+    from research.card import spec_of, split_of
     from research.evaluate import evaluate
-    from research.onnx_model import OnnxModel
     from research.samples import Samples
     from research.train import fit_scale
     from research.trials import trials_of

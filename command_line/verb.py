@@ -73,7 +73,7 @@ def add_settings(
         without: Settings that make no sense for the verb.
     """
     # Settings are costly to import, and --help of main needs none.
-    from config import PARTS, Settings, is_secret
+    from config import PARTS, Settings, flag_of, is_secret
 
     known = [
         name
@@ -89,12 +89,13 @@ def add_settings(
         default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
         shown = "" if default is None else f", default {default}"
         text = f"{field.description} [{name.upper()}{shown}]".replace("%", "%%")
-        flag = f"--{name.replace('_', '-')}"
+        flag = flag_of(name)
         target = parser if name in first else others
         if field.annotation is bool:
-            target.add_argument(flag, action=argparse.BooleanOptionalAction, help=text)
+            target.add_argument(flag, dest=name, action=argparse.BooleanOptionalAction, help=text)
         else:
-            target.add_argument(flag, metavar=name.rsplit("_", 1)[-1].upper(), help=text)
+            metavar = name.rsplit("_", 1)[-1].upper()
+            target.add_argument(flag, dest=name, metavar=metavar, help=text)
 
 
 def settings_of(given: Mapping[str, Any]) -> Settings:

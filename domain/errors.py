@@ -6,6 +6,7 @@ OrderFlowError
 │   └── FolderInUse            by another process of the same role
 ├── SourceError            a recording that cannot be read                         (exit 2)
 ├── StorageError           the disk refused a write for good                       (exit 1)
+├── ModelError             a trained model refused its input                       (exit 1)
 ├── ConnectionLost         every socket of a route failed too often in a row       (exit 3)
 └── ExchangeError          a REST call failed; see ``binance_api.errors``
 """
@@ -43,3 +44,7 @@ class ConnectionLost(OrderFlowError):
     """All sockets of one route failed the allowed number of times in a row."""
 
     exit_code = 3
+
+
+class ModelError(OrderFlowError):
+    """A trained model could not be asked: its file does not take what its card says."""

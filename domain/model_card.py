@@ -11,6 +11,9 @@ import msgspec
 
 CARD_SCHEMA_VERSION: Final = 1
 CLASSES: Final = ("down", "flat", "up")
+SMOOTH: Final = "smooth"
+TRIPLE_BARRIER: Final = "triple_barrier"
+LABELS: Final = (SMOOTH, TRIPLE_BARRIER)
 
 
 class ImageGeometry(msgspec.Struct, frozen=True, kw_only=True):

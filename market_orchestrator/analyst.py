@@ -42,7 +42,7 @@ def ai_analyst(
         publish_alert=lambda event: _publish(bus, Topic.ALERT, event),
         is_healthy=is_healthy,
     )
-    outputs.ask_also(analyst.on_window)
+    outputs.ask_also(lambda closed: analyst.on_window(closed.row, closed.context))
     return analyst
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 import numpy as np
@@ -57,6 +58,16 @@ class ClosedWindow(msgspec.Struct, frozen=True):
     whale_prints: tuple[WhalePrint, ...] = ()  # of live windows
 
 
+class ModelFeed(Protocol):
+    """Shown what a model's inputs are made of, as it comes."""
+
+    def on_book(self, top: DepthTop, *, chain_broken: bool) -> None:
+        """An accepted depth frame, in the order of its chain."""
+
+    def on_batch(self, batch: WindowBatch) -> None:
+        """Windows that closed, for the first time or again."""
+
+
 class WindowAnalysis:
     """Analysis of one symbol's windows beside the live one: rebuilt windows, recovered spans."""
 
@@ -99,6 +110,7 @@ class MarketFlow:
         self.revised: deque[WindowBatch] = deque()
         self.stale: set[tuple[int, int]] = set()
         self.on_work: Callable[[], None] = lambda: None  # called when something waits to be taken
+        self.model_feed: ModelFeed | None = None
         self._rejections: list[Rejection] = []
         self._monotonic_ns = monotonic_ns
         self._wall_ns = wall_ns
@@ -144,6 +156,8 @@ class MarketFlow:
     def take(self, closed: Closed) -> None:
         """Sort what the builder emitted into live and revised windows."""
         for batch in closed.batches:
+            if self.model_feed is not None:
+                self.model_feed.on_batch(batch)
             if batch.origin is Origin.REVISED:
                 self.revised.append(batch)
             elif self._is_past(batch.end_ms):
@@ -223,6 +237,8 @@ class MarketFlow:
                     self._reject_depth(checked.reason, top)
             else:
                 add(top, chain_broken=checked.chain_broken)
+                if self.model_feed is not None:
+                    self.model_feed.on_book(top, chain_broken=checked.chain_broken)
                 if checked.chain_broken:
                     self._note_depth_gap(top)
                 depth_ms[top.symbol] = top.transact_time_ms

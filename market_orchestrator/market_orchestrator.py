@@ -27,6 +27,7 @@ from domain.market import Market
 from event_bus import EventBus
 from feature_store import FeatureStore
 from flow_analyzer import WhaleUnit
+from inference.model import Model
 from lake.gap_ledger import GapLedger
 from lake.lock import FolderLock
 from lake.paths import LakePaths
@@ -42,6 +43,7 @@ from market_orchestrator.exchange import Exchange, connection_settings, open_exc
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
+from market_orchestrator.model_signals import ModelAnalyst, model_of
 from market_orchestrator.outputs import Outputs
 from market_orchestrator.recording import open_recording
 from market_orchestrator.recovery import Recovery, RecoverySettings
@@ -84,12 +86,13 @@ class EnhancedMarketBot:
         settings = self.settings
         try:
             async with AsyncExitStack() as stack:
+                model = await asyncio.to_thread(model_of, settings, settings.symbols)
                 exchange = await open_exchange(settings, stack)
                 paths = _open_folder(settings, stack)
                 recording = (
                     await open_recording(settings, exchange, stack) if settings.record else None
                 )
-                self.parts = LiveParts(settings, paths, exchange, self.bus, recording)
+                self.parts = LiveParts(settings, paths, exchange, self.bus, recording, model)
                 return await self.parts.run()
         finally:
             self.parts = None
@@ -106,6 +109,7 @@ class LiveParts:
         exchange: Exchange,
         bus: EventBus,
         recording: Recording | None = None,
+        model: Model | None = None,
     ) -> None:
         rest = exchange.rest
         self._settings = settings
@@ -175,6 +179,11 @@ class LiveParts:
         self.analyst = ai_analyst(
             settings, self.outputs, bus, is_healthy=lambda _: self._is_healthy()
         )
+        self.model = (
+            None
+            if model is None
+            else ModelAnalyst(model, self.flow, self.outputs, bus, market=settings.market)
+        )
         self.disk = DiskWatch(
             paths.root,
             # Rows that find no room wait in memory: a full disk stops the run only when too many do.
@@ -218,6 +227,8 @@ class LiveParts:
                 group.create_task(warming, name="warm-context")
                 if self.analyst is not None:
                     group.create_task(self.analyst.run(), name="ai-analyst")
+                if self.model is not None:
+                    group.create_task(self.model.run(), name="model")
                 heartbeat = Heartbeat(self._bus, self._settings.health_check_interval, self.read)
                 group.create_task(heartbeat.run(), name="health")
                 group.create_task(self.disk.run(), name="disk-watch")
@@ -311,6 +322,8 @@ class LiveParts:
             parts["recording"] = self.recording.statistics()
         if self.analyst is not None:
             parts["ai"] = self.analyst.statistics()
+        if self.model is not None:
+            parts["model"] = self.model.statistics()
         values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
         return HealthEvent(at_ns=time.time_ns(), values=values)
 
@@ -319,6 +332,7 @@ async def replay(settings: Settings, path: Path) -> int:
     """Put a recording through the same code as live data; writes what is not stored yet."""
     settings = settings.model_copy(update={"source": f"replay:{path}"})
     symbols = await asyncio.to_thread(_symbols_to_replay, settings, path)
+    model = await asyncio.to_thread(model_of, settings, symbols)
     paths = settings.paths
     with FolderLock(paths.root, "bot"):
         claim_source(paths.root, settings.source_description)
@@ -341,15 +355,26 @@ async def replay(settings: Settings, path: Path) -> int:
         run = Replay(path, flow, outputs, quarantine, ledger, clock)
         asks = "ai" in settings.model_fields_set  # a replay asks models only when told to
         analyst = ai_analyst(settings, outputs, bus) if asks else None
+        modelled = (
+            None
+            if model is None
+            else ModelAnalyst(
+                model, flow, outputs, bus, market=settings.market, clock_s=lambda: 0.0
+            )
+        )
         started = time.perf_counter()
         async with analyst_at_work(analyst) as answered:
             shown_at = started
             for _ in run.run():
+                if modelled is not None:
+                    modelled.settle()
                 await answered()
                 if time.perf_counter() - shown_at > 0.5:
                     shown_at = time.perf_counter()
                     _show_progress(run, shown_at - started)
                     await asyncio.sleep(0)
+            if modelled is not None:
+                modelled.settle()
             await answered()
         outputs.features.flush()
         outputs.signals.flush()

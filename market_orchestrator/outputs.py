@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from domain.context import MarketContext
 from domain.errors import DataFolderError
 from domain.events import FeaturesEvent, Signal, Topic, WindowEvent
 from domain.features import FeatureRow
@@ -52,7 +51,7 @@ class Outputs:
         self._analyst = analyst
         self._wall_ns = wall_ns
         self._exchange_ms = exchange_ms
-        self._ask: Callable[[FeatureRow, MarketContext], None] | None = None
+        self._asked: list[Callable[[ClosedWindow], None]] = []
         self._stored_until: dict[str, int] = {}
         self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
@@ -61,9 +60,9 @@ class Outputs:
         self.emitting = asyncio.Lock()
         self._counts = dict.fromkeys(("rows", "revised_rows", "signals", "skipped_rows"), 0)
 
-    def ask_also(self, ask: Callable[[FeatureRow, MarketContext], None]) -> None:
+    def ask_also(self, ask: Callable[[ClosedWindow], None]) -> None:
         """Show each live window to another analyst, who must not wait and answers by ``take_signal``."""
-        self._ask = ask
+        self._asked.append(ask)
 
     def take_signal(self, signal: Signal) -> None:
         """Store and publish a signal."""
@@ -125,8 +124,8 @@ class Outputs:
         if self._analyst is not None and row.symbol in self._has_complete:
             decided_ms = max(self.exchange_now_ms(), row.window_end_ms)  # never before what it knew
             self.take_signal(self._analyst.analyze(row, closed.context, decided_ms))
-        if self._ask is not None:
-            self._ask(row, closed.context)
+        for ask in self._asked:
+            ask(closed)
 
     def revise(
         self,

@@ -284,6 +284,30 @@ METRICS: tuple[Metric, ...] = (
         scale=_MS,
     ),
     _metric("ai_in_flight", "Questions under way.", r"ai\.in_flight"),
+    # --- trained model ---
+    _metric(
+        "model_questions_total",
+        "Windows a trained model was asked about, by what became of them.",
+        r"model\.(?P<result>asked|answered|overtaken|failed)",
+    ),
+    _metric(
+        "model_not_ready_total",
+        "Windows whose inputs were not known, by reason.",
+        r"model\.(?P<reason>warming_up|trades_are_missing|the_books_chain_broke|no_fresh_book|"
+        r"too_few_books_for_an_image)",
+    ),
+    _metric(
+        "model_last_latency_seconds",
+        "From a window's close to the model's last answer.",
+        r"model\.last_latency_ms",
+        scale=_MS,
+    ),
+    _metric(
+        "model_input_stability",
+        "Highest population stability index of an input over the last day; above 0.25 is drift.",
+        r"model\.psi_max",
+    ),
+    _metric("model_inputs_drifted", "Inputs that have drifted.", r"model\.inputs_drifted"),
     # --- alerts ---
     _metric("alert_rules", "Alert rules in force.", r"alerts\.rules"),
     _metric("alerts_firing", "Alerts firing.", r"alerts\.firing"),

@@ -19,7 +19,7 @@ from evaluation.scores import Bin
 from research.baselines import Predictor
 from research.labels import trailing_sigma
 from research.metrics import Scores, all_bins, macro_f1_gain, score
-from research.samples import Batch, LabelSpec, Samples
+from research.samples import LabelSpec, Samples
 from research.trades import Gains, Money, gains_of, money_of
 from research.trials import Trial, deflated_sharpe
 
@@ -30,7 +30,7 @@ _REGIMES: Final = ("calm", "usual", "wild")
 _SIGMA_S: Final = 60.0
 
 type Floats = npt.NDArray[np.float64]
-type ModelPredictor = Callable[[Batch], Floats]
+type ModelPredictor = Callable[[npt.NDArray[np.float16], npt.NDArray[np.float32]], Floats]
 
 
 class Against(msgspec.Struct, frozen=True, kw_only=True):
@@ -99,7 +99,7 @@ def evaluate(
     Args:
         name: Of the model.
         samples: Dataset, split and label.
-        predict: Probabilities of a batch.
+        predict: Probabilities of images and features.
         baselines: By name.
         takes_image: Whether ``predict`` wants images.
         trials: Variants tried, this one included.
@@ -200,10 +200,10 @@ def _judge(
         for first in range(0, len(found.rows), _BLOCK_ROWS):
             rows = found.rows[first : first + _BLOCK_ROWS]
             images = found.day.images(rows) if takes_image else np.empty((len(rows), 0), np.float16)
-            batch = Batch(images, found.day.features[rows], found.labels[first : first + len(rows)])
-            shares["model"].append(predict(batch))
+            features = found.day.features[rows]
+            shares["model"].append(predict(images, features))
             for name, baseline in baselines.items():
-                shares[name].append(baseline(batch.features))
+                shares[name].append(baseline(features))
     if not sum(map(len, times)):
         raise ConfigError("the test days hold no sample with a label")
     return Judged(

@@ -17,13 +17,12 @@ import torch
 
 from domain.errors import OrderFlowError
 from domain.model_card import ImageGeometry
+from inference.onnx_model import OnnxModel
 from lake.atomic import write_atomic
 from research.fitting import tensors
 from research.models import Network
-from research.onnx_model import OnnxModel
 from research.samples import Batch
 
-MODEL_FILE: Final = "model.onnx"
 TOLERANCE: Final = 1e-4
 _OPSET: Final = 17
 
@@ -78,7 +77,7 @@ def check_parity(network: Network, path: Path, batch: Batch) -> float:
     """
     with torch.no_grad():
         wanted = network(*tensors(batch, "cpu")).numpy()
-    found: npt.NDArray[np.float64] = OnnxModel(path)(batch)
+    found: npt.NDArray[np.float64] = OnnxModel(path)(batch.images, batch.features)
     worst = float(np.abs(found - wanted).max()) if len(found) else 0.0
     if not (worst <= TOLERANCE and np.allclose(found.sum(axis=1), 1.0, atol=TOLERANCE)):
         raise ExportFailed(f"{path}: probabilities differ from the trained ones by {worst:.2g}")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.errors import ConfigError
-from domain.model_card import ImageGeometry
+from domain.model_card import SMOOTH, TRIPLE_BARRIER, ImageGeometry
 from microstructure.book_image import IMAGE_LOOK_BACK_MS
 from microstructure.measures import LOOK_BACK_MS
 from research.dataset import Dataset, DayData
@@ -29,9 +29,6 @@ from research.labels import (
 )
 from research.splits import Split, check_leaks, purge
 
-SMOOTH: Final = "smooth"
-TRIPLE_BARRIER: Final = "triple_barrier"
-LABELS: Final = (SMOOTH, TRIPLE_BARRIER)
 LOOK_BACK_OF_INPUTS_MS: Final = max(LOOK_BACK_MS, IMAGE_LOOK_BACK_MS)
 _BLOCK_ROWS: Final = 512
 _BLOCKS_MIXED: Final = 4

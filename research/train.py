@@ -19,6 +19,8 @@ import numpy as np
 
 from domain.errors import ConfigError
 from domain.model_card import ModelCard
+from inference.card import CARD_FILE, MODEL_FILE
+from inference.onnx_model import OnnxModel
 from lake.atomic import write_atomic
 from research.baselines import fit_baselines
 from research.calibration import Calibration, fit_calibration
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
     from research.fitting import Progress
     from research.models import Network
 
-CARD_FILE: Final = "card.json"
 _PARITY_ROWS: Final = 64
 _SOFTWARE: Final = ("torch", "transformers", "onnx", "onnxruntime", "scikit-learn", "numpy")
 
@@ -74,7 +75,7 @@ def train(
         LeakError: What trains knows what judges.
         ExportFailed: The exported model differs.
     """
-    from research.export import MODEL_FILE, check_parity, export
+    from research.export import check_parity, export
 
     preset = options.preset
     preset.check(dataset.info.geometry)
@@ -162,9 +163,6 @@ def _judge(
     models: Path,
 ) -> Evaluation:
     """Judge on the test days, and log the trial: its Sharpe ratio counts among those tried."""
-    from research.export import MODEL_FILE
-    from research.onnx_model import OnnxModel
-
     predict = OnnxModel(models / options.name / MODEL_FILE)
     baselines = fit_baselines(samples, fitted.scale(), options.seed, counts)
     found = evaluate(
@@ -230,7 +228,7 @@ def _card(
         seed=options.seed,
         metrics={"test": metrics_of(found.scores, found.money)},
         baselines={b.name: metrics_of(b.scores, b.money) for b in found.baselines},
-        input_histograms=fitted.histograms() if preset.takes_features else (),
+        input_histograms=fitted.histograms(),
         software=_software(),
         notes=notes,
     )

@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "lake", "data_validator", "flow_analyzer", "data_pipeline"),
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
-        *("market_orchestrator.analyst", "monitoring.disk"),
+        *("market_orchestrator.analyst", "market_orchestrator.model_signals", "inference"),
+        "monitoring.disk",
         *("market_orchestrator.exchange", "market_orchestrator.recording", "collectors.recording"),
     },
     "market_orchestrator.replay_rows": {"domain", "binance_api", "lake"},
@@ -65,6 +66,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "market_orchestrator.recording": {
         *("domain", "config", "collectors", "collectors.recording", "market_orchestrator.exchange"),
+    },
+    "market_orchestrator.model_signals": {
+        *("domain", "config", "binance_api", "event_bus", "market_orchestrator", "inference"),
     },
     "market_orchestrator.analyst": {
         *("domain", "config", "event_bus", "market_orchestrator", "ai", "ai_analyzer_qwen"),
@@ -80,8 +84,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
         *("rules_analyst", "lake", "ai"),
     },
+    "inference": {"domain", "microstructure"},
     "research": {
         "domain",
+        "inference",
         "lake",
         "microstructure",
         "evaluation",
@@ -99,6 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "command_line": {
         *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
         *("evaluation", "feature_store", "event_bus", "event_broker", "alerts", "research"),
+        "inference",
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
         *("collectors", "collectors.historical", "collectors.repair_once", "monitoring.disk"),
         "collectors.recording",
@@ -125,6 +132,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "matplotlib": ("research",),
     "torch": ("research",),
     "transformers": ("research.models",),
+    "onnxruntime": ("inference.onnx_model",),
     "sklearn": ("research.baselines",),
     "pydantic": ("config", "ai.reply"),  # where people or models write the input
     "pydantic_settings": ("config",),

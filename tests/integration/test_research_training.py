@@ -26,11 +26,11 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own
 ]
 
+from inference.card import nonsense_of, read_card  # noqa: E402
+from inference.onnx_model import OnnxModel  # noqa: E402
 from research import fitting  # noqa: E402
-from research.card import nonsense_of, read_card  # noqa: E402
 from research.export import check_parity, export  # noqa: E402
 from research.models import Network  # noqa: E402
-from research.onnx_model import OnnxModel  # noqa: E402
 from research.report import render_html  # noqa: E402
 from research.train import TrainOptions, train  # noqa: E402
 
@@ -179,8 +179,8 @@ def test_every_kind_says_the_same_in_torch_and_onnx(preset, dataset, tmp_path):
     path = tmp_path / "model.onnx"
     export(network, geometry, len(FEATURES), path)
     assert check_parity(network, path, batch) <= 1e-4
-    alone = OnnxModel(path)(fitting.Batch(images[:1], features[:1], np.zeros(1, np.int64)))
-    assert np.abs(alone - OnnxModel(path)(batch)[:1]).max() < 1e-6
+    alone = OnnxModel(path)(images[:1], features[:1])
+    assert np.abs(alone - OnnxModel(path)(batch.images, batch.features)[:1]).max() < 1e-6
 
 
 def test_the_verbs_train_and_evaluate_and_their_errors_are_one_line(
