@@ -29,7 +29,7 @@ def _add_arguments(parser: Parser) -> None:
     )
     add_settings(
         parser,
-        first=("symbols", "market", "headless", "data_dir"),
+        first=("symbols", "market", "headless", "data_dir", "model_dir"),
         without=("source", "duration", *_LIVE_ONLY),
     )
 
@@ -76,6 +76,7 @@ VERB = Verb(
         "python main.py replay recordings/day.ndjson.gz",
         "python main.py replay recordings/day.ndjson.gz --symbols BTCUSDT --data-dir replayed",
         "python main.py replay data",
+        "python main.py replay data --model data/models/tiny-60s --data-dir judged",
         "python main.py replay data/raw/stream/trades/2024-07-19",
     ),
     add_arguments=_add_arguments,

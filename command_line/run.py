@@ -12,7 +12,16 @@ from command_line.serving import beside, monitoring
 from command_line.verb import Parser, Verb, add_settings, logging_for, settings_of
 from domain.errors import ConfigError
 
-RUN_OPTIONS = ("symbols", "market", "source", "duration", "headless", "record", "data_dir")
+RUN_OPTIONS = (
+    "symbols",
+    "market",
+    "source",
+    "duration",
+    "headless",
+    "record",
+    "data_dir",
+    "model_dir",
+)
 
 
 def _add_arguments(parser: Parser) -> None:
@@ -50,6 +59,7 @@ VERB = Verb(
         "python main.py run --source demo --duration 60",
         "python main.py run --symbols BTCUSDT,ETHUSDT --data-dir data",
         "python main.py run --record --symbols BTCUSDT,ETHUSDT",
+        "python main.py run --symbols BTCUSDT --model data/models/tiny-60s",
         "python main.py run --market spot --symbols SOLUSDT --headless",
         "python main.py run --source replay:recordings/day.ndjson.gz",
     ),

@@ -29,7 +29,6 @@ from microstructure.book_tape import BookTape, Floats
 from microstructure.erosion_image import EROSION_LOOK_BACK_MS, erosion_bin_widths, erosion_images
 from microstructure.measures import (
     FEATURE_NAMES,
-    LOOK_BACK_MS,
     LOOK_BACK_WINDOWS,
     day_bins,
     day_measures,
@@ -106,6 +105,7 @@ class _Day(msgspec.Struct, frozen=True, eq=False):
     """What is gathered of the day, chunk by chunk; of the books, the best level."""
 
     has_depth: bool
+    begin_ms: list[int] = []  # one: since when the lake knows anything
     bins: list[np.ndarray] = []
     trades: list[np.ndarray] = []
     touch: list[BookTape] = []
@@ -197,6 +197,9 @@ def _gather(
     for chunk in _chunks(task, day):
         if is_stopping():
             raise Stopped(task.name)
+        if not gathered.begin_ms:
+            heads = (chunk.trades["transact_time_ms"][:1], chunk.tape.time_ms[:1])
+            gathered.begin_ms.extend(sorted(np.concatenate(heads).tolist())[:1])
         tape = chunk.tape.between(chunk.start_ms, chunk.end_ms)
         gathered.touch.append(_touch(tape))
         if chunk.start_ms >= day_ms + DAY_MS:
@@ -278,10 +281,11 @@ def _table(
     decisions = starts + task.window_ms
     slot = np.searchsorted(path.time_ms, decisions)
     bid, ask = path.bid_price[slot], path.ask_price[slot]
-    is_valid = np.isfinite(bid + ask)
-    is_valid &= ~touching_holes(decisions - LOOK_BACK_MS, decisions, holes)
+    look_back = decisions - LOOK_BACK_WINDOWS * task.window_ms
+    is_valid = np.isfinite(bid + ask) & (look_back >= gathered.begin_ms[0])
+    is_valid &= ~touching_holes(look_back, decisions, holes)
     breaks = touch.time_ms[touch.is_break]
-    since = np.searchsorted(breaks, decisions - LOOK_BACK_MS)
+    since = np.searchsorted(breaks, look_back)
     is_valid &= np.searchsorted(breaks, decisions) == since
     bin_width = np.full(len(decisions), np.nan)
     if gathered.is_pictured:
