@@ -134,7 +134,8 @@ class SymbolInput:
         images = np.empty((1, 0), np.float16)
         if self._geometry is not None:
             trades = self._trades(decision_ms)
-            images, _, is_defined = book_images(tape, trades, decisions, self._geometry)
+            recent = tape.between(decision_ms - IMAGE_LOOK_BACK_MS, decision_ms)
+            images, _, is_defined = book_images(recent, trades, decisions, self._geometry)
             if not is_defined[0] or decision_ms - IMAGE_LOOK_BACK_MS <= self._forgotten_until_ms:
                 return NO_IMAGE
         bins = np.array([window.bins for window in known], BINS_DTYPE)
