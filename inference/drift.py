@@ -1,7 +1,7 @@
 """Whether a model's inputs still look like those it was trained on: population stability.
 
 Feature rows as they are decided on → PSI per feature over the last day, against the training shares of
-the card. PSI = Σ (a − e) ln(a / e) over bins; above 0.25 the population has changed, as credit scoring
+the card; an alert rule reads it. PSI = Σ (a − e) ln(a / e) over bins; above 0.25 the population has changed, as credit scoring
 has it (Siddiqi, Credit Risk Scorecards, 2006). A day, because some inputs follow the hour.
 """
 
@@ -11,29 +11,19 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from domain.model_card import InputHistogram
 
-DRIFTED: Final = 0.25
-CALM_AGAIN: Final = 0.2
 HOURS: Final = 24
 _HOUR_MS: Final = 3_600_000
 _LEAST_ROWS: Final = 1_000
 _LEAST_SHARE: Final = 1e-4  # of a bin, so that an empty one does not weigh without end
 
 
-class Drift(msgspec.Struct, frozen=True):
-    """An input that left its training distribution."""
-
-    name: str
-    psi: float
-
-
 class DriftWatch:
-    """Counts the inputs of a model by hour; tells once when one has drifted.
+    """Counts the inputs of a model by hour; ``psi`` is of the last 24 whole hours, by input.
 
     Args:
         histograms: Of the card.
@@ -44,25 +34,18 @@ class DriftWatch:
         self._histograms = [h for h in histograms if h.name in names]
         self._columns = [list(names).index(h.name) for h in self._histograms]
         self._hours: deque[tuple[int, list[npt.NDArray[np.int64]]]] = deque()
-        self._drifted: set[str] = set()
         self.psi: dict[str, float] = {}
 
-    @property
-    def drifted(self) -> int:
-        """How many inputs have drifted."""
-        return len(self._drifted)
-
-    def add(self, at_ms: int, features: npt.NDArray[np.float32]) -> list[Drift]:
-        """Count one row; at the end of an hour, the inputs that have drifted since the last one.
+    def add(self, at_ms: int, features: npt.NDArray[np.float32]) -> None:
+        """Count one row; with the first of an hour the hours before are judged.
 
         Args:
             at_ms: When it was decided on.
             features: float32[F].
         """
         hour = at_ms // _HOUR_MS
-        found: list[Drift] = []
         if not self._hours or hour > self._hours[-1][0]:
-            found = self._judge(hour)
+            self._judge(hour)
             empty = [np.zeros(len(h.edges) + 2, np.int64) for h in self._histograms]
             self._hours.append((hour, empty))
         counts = self._hours[-1][1]
@@ -74,27 +57,20 @@ class DriftWatch:
             counts[place][
                 1 + int(np.searchsorted(histogram.edges, value, side="right")) if is_defined else 0
             ] += 1
-        return found
 
-    def _judge(self, hour: int) -> list[Drift]:
-        """Once the hours of a day are there."""
+    def _judge(self, hour: int) -> None:
+        """Once the hours of a day are there; before, nothing is said."""
         while self._hours and self._hours[0][0] < hour - HOURS:
             self._hours.popleft()
         if not self._hours or self._hours[0][0] > hour - HOURS:
-            return []
-        found, psi = [], {}
+            self.psi = {}
+            return
+        psi = {}
         for place, histogram in enumerate(self._histograms):
             counts = np.sum([counts[place] for _, counts in self._hours], axis=0)
-            if counts.sum() < _LEAST_ROWS:
-                continue
-            value = psi[histogram.name] = stability(histogram, counts)
-            if value > DRIFTED and histogram.name not in self._drifted:
-                self._drifted.add(histogram.name)
-                found.append(Drift(histogram.name, value))
-            elif value < CALM_AGAIN:
-                self._drifted.discard(histogram.name)
+            if counts.sum() >= _LEAST_ROWS:
+                psi[histogram.name] = stability(histogram, counts)
         self.psi = psi  # replaced as a whole: others read it
-        return found
 
 
 def stability(histogram: InputHistogram, counts: npt.NDArray[np.int64]) -> float:

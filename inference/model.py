@@ -19,10 +19,12 @@ from domain.errors import ConfigError, ModelError
 from domain.market import DepthSnapshot
 from domain.model_card import ModelCard
 from inference.card import MODEL_FILE, check_run, read_card
-from inference.drift import Drift, DriftWatch
+from inference.drift import DriftWatch
 from inference.onnx_model import OnnxModel
 from inference.symbol_input import REASONS, ModelInput, SymbolInput
 from microstructure.measures import FEATURE_NAMES
+
+_NAMED = 3  # of the inputs that drifted most
 
 
 class Prediction(msgspec.Struct, frozen=True, eq=False, kw_only=True):
@@ -34,7 +36,6 @@ class Prediction(msgspec.Struct, frozen=True, eq=False, kw_only=True):
         p_down: Share of the future, as are the two others.
         features: By name, as the model saw them; NaN is undefined.
         input_hash: Of everything that it saw.
-        drifted: Inputs that left their training distribution since the last hour.
     """
 
     symbol: str
@@ -44,7 +45,6 @@ class Prediction(msgspec.Struct, frozen=True, eq=False, kw_only=True):
     p_up: float
     features: dict[str, float]
     input_hash: str
-    drifted: tuple[Drift, ...] = ()
 
 
 class Model:
@@ -118,6 +118,7 @@ class Model:
         self._counts["predictions"] += 1
         decision_ms = start_ms + self.card.window_ms
         features = given.features[0]
+        self._drift.add(decision_ms, features)
         seen = hashlib.sha256(given.images.tobytes() + given.features.tobytes())
         return Prediction(
             symbol=symbol,
@@ -127,15 +128,15 @@ class Model:
             p_up=up,
             features=dict(zip(FEATURE_NAMES, map(float, features), strict=True)),
             input_hash=seen.hexdigest(),
-            drifted=tuple(self._drift.add(decision_ms, features)),
         )
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Predictions, why there were none, and how far the inputs have drifted."""
+        worst = sorted(self._drift.psi.items(), key=lambda item: -item[1])[:_NAMED]
         return {
             **self._counts,
-            "psi_max": max(self._drift.psi.values(), default=None),
-            "inputs_drifted": self._drift.drifted,
+            "psi_max": worst[0][1] if worst else None,
+            "psi_worst": ", ".join(f"{name} {psi:.2f}" for name, psi in worst) or None,
         }
 
     def _ask(self, given: ModelInput) -> npt.NDArray[np.float64]:

@@ -17,7 +17,7 @@ import structlog
 from binance_api.decode_depth import read_levels
 from config import Settings
 from domain.errors import ModelError
-from domain.events import Alert, AnalysisUnavailable, Topic
+from domain.events import AnalysisUnavailable, Topic
 from domain.flow import WindowBatch
 from domain.market import DepthTop, Market
 from event_bus import EventBus
@@ -218,8 +218,6 @@ class ModelAnalyst:
                 latency_ms=latency_ms,
             )
         )
-        if found.drifted:
-            self._tell_drift(found)
 
     def _fail(self, symbol: str, window_end_ms: int, reason: str) -> None:
         self._counts["failed"] += 1
@@ -233,20 +231,3 @@ class ModelAnalyst:
             attempts=(),
         )
         self._bus.publish(Topic.ANALYSIS_UNAVAILABLE, event)
-
-    def _tell_drift(self, found: Prediction) -> None:
-        name = self._model.card.name
-        worst = sorted(found.drifted, key=lambda drift: -drift.psi)
-        listed = ", ".join(f"{drift.name} {drift.psi:.2f}" for drift in worst)
-        log.warning("model.drift", model=name, psi=listed)
-        alert = Alert(
-            name="model_drift",
-            severity="warning",
-            symbol=None,
-            message=(
-                f"model {name}: inputs of the last day are not those it was trained on "
-                f"(PSI above 0.25): {listed}"
-            ),
-            at_ns=self._outputs.exchange_now_ms() * 1_000_000,
-        )
-        self._bus.publish(Topic.ALERT, alert)

@@ -307,7 +307,6 @@ METRICS: tuple[Metric, ...] = (
         "Highest population stability index of an input over the last day; above 0.25 is drift.",
         r"model\.psi_max",
     ),
-    _metric("model_inputs_drifted", "Inputs that have drifted.", r"model\.inputs_drifted"),
     # --- alerts ---
     _metric("alert_rules", "Alert rules in force.", r"alerts\.rules"),
     _metric("alerts_firing", "Alerts firing.", r"alerts\.firing"),

@@ -362,3 +362,15 @@ def test_a_large_sweep_is_one_alert_not_four() -> None:
     (note,) = machine.tick(T0 + 2_000)
     assert [i.name for i in note.items] == ["whale_print"]
     assert "one sweep of 6,000,000 at 64,000" in note.items[0].message
+
+
+def test_drifted_inputs_of_a_model_are_told_once_until_they_are_calm_again() -> None:
+    machine = engine(load_rules())
+    found = []
+    readings = enumerate((None, 0.1, 0.4, 0.22, 0.3, 0.1))
+    for number, psi in readings:
+        now = T0 + number * 3_600_000
+        worst = {"model__psi_max": psi, "model__psi_worst": "ofi_1 0.40", "model__name": "first"}
+        machine.observe(health(**worst), now)
+        found += [(number, *i) for i in items([*machine.tick(now), *machine.tick(now + 600_000)])]
+    assert found == [(2, "model_drift", "firing"), (5, "model_drift", "resolved")]

@@ -11,7 +11,7 @@ import pytest
 from domain.events import Action
 from domain.market import DepthSnapshot
 from domain.model_card import ImageGeometry, InputHistogram, ModelCard
-from inference.drift import DRIFTED, DriftWatch, stability
+from inference.drift import DriftWatch, stability
 from inference.model import Prediction
 from inference.model_signal import EVIDENCE, model_signal
 from inference.symbol_input import (
@@ -153,31 +153,30 @@ def test_stability_is_the_sum_over_bins_with_undefined_as_one_of_them():
     assert np.isfinite(stability(histogram(), np.array([0, 0, 0, 9])))
 
 
-def watch_hours(watch: DriftWatch, first: int, hours: int, values: np.ndarray) -> list[str]:
-    told: list[str] = []
+def watch_hours(watch: DriftWatch, first: int, hours: int, values: np.ndarray) -> None:
     for hour in range(first, first + hours):
         for place, value in enumerate(np.resize(values, 60)):
-            row = np.array([value], np.float32)
-            told += [d.name for d in watch.add(hour * HOUR_MS + place * 60_000, row)]
-    return told
+            watch.add(hour * HOUR_MS + place * 60_000, np.array([value], np.float32))
 
 
-def test_drift_is_told_once_after_a_day_and_again_after_it_was_calm():
+def test_drift_is_judged_once_a_day_of_it_is_known_and_forgets_what_is_older():
     usual = np.array([np.nan] + [-1.0] * 2 + [0.0] * 4 + [0.5] + [1.0] * 2 + [3.0])
-    watch = DriftWatch([histogram(shares=(0.2, 0.5, 0.3))], ("ofi_1",))
-    assert watch_hours(watch, 0, 40, usual) == []
+    watch = DriftWatch([histogram()], ("ofi_1",))
+    watch_hours(watch, 0, 24, usual)
+    assert watch.psi == {}
+    watch_hours(watch, 24, 1, usual)
     assert 0.0 <= watch.psi["ofi_1"] < 0.1
-    assert watch_hours(watch, 40, 40, np.array([5.0])) == ["ofi_1"]
-    assert watch.psi["ofi_1"] > DRIFTED
-    assert watch.drifted == 1
-    assert watch_hours(watch, 80, 40, usual) == []
-    assert watch.drifted == 0
-    assert watch_hours(watch, 120, 40, np.array([np.nan])) == ["ofi_1"]
+    watch_hours(watch, 25, 26, np.array([5.0]))
+    assert watch.psi["ofi_1"] > 1.0
+    watch_hours(watch, 51, 26, usual)
+    assert watch.psi["ofi_1"] < 0.1
+    watch_hours(watch, 90, 2, usual)  # after a pause there is no day of it
+    assert watch.psi == {}
 
 
 def test_a_value_on_an_edge_lies_in_the_bin_above_it():
     watch = DriftWatch([histogram(undefined_share=0.0, shares=(0.0, 1.0, 0.0))], ("ofi_1",))
-    assert watch_hours(watch, 0, 30, np.array([0.0])) == []
+    watch_hours(watch, 0, 30, np.array([0.0]))
     assert watch.psi["ofi_1"] == pytest.approx(0.0, abs=0.01)
 
 
