@@ -21,7 +21,7 @@ _COUNTS: Final = ("train_days", "validation_days", "test_days")
 _DATES: Final = ("train_from", "validation_from", "test_from", "to")
 _OWN: Final = (
     *("dataset", "preset", "name", "horizon", "smoothing", "label", "width", "seed", "epochs"),
-    *("resume", "device", *_COUNTS, *_DATES),
+    *("resume", "device", "steps", *_COUNTS, *_DATES),
 )
 _NEEDED: Final = ("torch", "transformers", "sklearn", "onnx", "onnxruntime")
 
@@ -44,6 +44,14 @@ def _add_arguments(parser: Parser) -> None:
     add("--validation-from", metavar="DAY", help="first validation day")
     add("--test-from", metavar="DAY", help="first test day")
     add("--to", metavar="DAY", help="last test day, included; default: the newest")
+    add(
+        "--steps",
+        metavar="N",
+        type=int,
+        default=1,
+        help="walk forward: N models, each judged on "
+        "the test days after the one before, NAME-1 … NAME-N",
+    )
     add("--seed", metavar="N", type=int, default=1)
     add("--epochs", metavar="N", type=int, help="at most; default: the preset's")
     add("--resume", action="store_true", default=False, help="go on after the last whole epoch")
@@ -59,8 +67,7 @@ def _run(given: dict[str, Any]) -> int:
     settings = settings_of(given)
     with logging_for(settings):
         dataset = open_dataset(settings, own["dataset"])
-        options = _options(settings, dataset, own, has_symbols=has_symbols)
-        return _train(settings, dataset, options)
+        return _train(settings, dataset, _options(settings, dataset, own, has_symbols=has_symbols))
 
 
 def open_dataset(settings: Settings, name: str) -> Dataset:
@@ -73,7 +80,8 @@ def open_dataset(settings: Settings, name: str) -> Dataset:
 
 def _options(
     settings: Settings, dataset: Dataset, own: dict[str, Any], *, has_symbols: bool
-) -> TrainOptions:
+) -> list[TrainOptions]:
+    """One model's for every step, the oldest first."""
     from research.presets import preset_of
     from research.samples import LabelSpec
     from research.train import TrainOptions
@@ -89,25 +97,39 @@ def _options(
     name = own.get("name", f"{preset.name}-{own['horizon']}s")
     if not name or name[0] in "._-" or not all(c.isalnum() or c in "._-" for c in name):
         raise ConfigError(f"--name: letters, digits and ._- only, not {name!r}")
-    return TrainOptions(
-        name=name,
-        preset=preset,
-        symbols=tuple(symbols),
-        split=_split(sorted({d for s in symbols for d in dataset.dates(s)}), own),
-        spec=LabelSpec(own["label"], own["horizon"], own["smoothing"], own["width"]),
-        seed=own["seed"],
-        epochs=own.get("epochs"),
-        device=own["device"],
-        is_resumed=own["resume"],
-    )
+
+    def has_begun(step: str) -> bool:
+        return (settings.paths.root / "models" / step / "checkpoint.pt").is_file()
+
+    splits = _splits(sorted({d for s in symbols for d in dataset.dates(s)}), own)
+    return [
+        TrainOptions(
+            name=name if len(splits) == 1 else f"{name}-{number}",
+            preset=preset,
+            symbols=tuple(symbols),
+            split=split,
+            spec=LabelSpec(own["label"], own["horizon"], own["smoothing"], own["width"]),
+            seed=own["seed"],
+            epochs=own.get("epochs"),
+            device=own["device"],
+            # The steps after the one that was stopped have not begun.
+            is_resumed=own["resume"] and (len(splits) == 1 or has_begun(f"{name}-{number}")),
+        )
+        for number, split in enumerate(splits, 1)
+    ]
 
 
-def _split(dates: list[str], own: dict[str, Any]) -> Split:
-    """By dates where any is given, else the newest that the counts allow."""
+def _splits(dates: list[str], own: dict[str, Any]) -> list[Split]:
+    """By dates where any is given, else the newest that the counts allow, the oldest first."""
     from research.splits import Split, walk_forward
 
     dates = [date for date in dates if date <= own.get("to", "9999")]
+    steps = own["steps"]
+    if steps < 1:
+        raise ConfigError("--steps: at least one")
     if "validation_from" in own or "test_from" in own:
+        if steps > 1:
+            raise ConfigError("--steps: give counts of days (--test-days …), not --test-from")
         if not ("validation_from" in own and "test_from" in own):
             raise ConfigError("--validation-from and --test-from: name both")
         first, middle, last = own.get("train_from", ""), own["validation_from"], own["test_from"]
@@ -118,35 +140,47 @@ def _split(dates: list[str], own: dict[str, Any]) -> Split:
         )
         if not (split.train and split.validation and split.test):
             raise ConfigError("--train-from, --validation-from, --test-from: a part has no days")
-        return split
+        return [split]
     dates = [date for date in dates if date >= own.get("train_from", "")]
     held = max(1, round(0.15 * len(dates)))
     validation, test = own.get("validation_days", held), own.get("test_days", held)
-    train = own.get("train_days", max(1, len(dates) - validation - test))
+    train = own.get("train_days", max(1, len(dates) - validation - steps * test))
     if validation < 1:
         raise ConfigError("--validation-days: at least one, to stop and to calibrate on")
     try:
-        return walk_forward(dates, train, validation, test, step=1)[-1]
+        splits = walk_forward(dates, train, validation, test, step=1)
     except ValueError as error:
         raise ConfigError(f"--train-days, --validation-days, --test-days: {error}") from error
+    newest_first = splits[::-test]
+    if len(newest_first) < steps:
+        raise ConfigError(f"--steps: the days allow {len(newest_first)}")
+    return newest_first[:steps][::-1]
 
 
-def _train(settings: Settings, dataset: Dataset, options: TrainOptions) -> int:
-    from research.report import render_text
+def _train(settings: Settings, dataset: Dataset, steps: list[TrainOptions]) -> int:
+    from research.report import render_steps, render_text
     from research.train import train
 
     models = settings.paths.root / "models"
-    try:
-        card, found = train(dataset, options, models, _show)
-    except KeyboardInterrupt:
-        checkpoint = models / options.name / "checkpoint.pt"
-        if checkpoint.is_file():
-            print(f"stopped; {checkpoint} holds the last whole epoch, --resume goes on")
-        else:
-            print("stopped before the first epoch; nothing was written")
-        return 0
-    print(render_text(found, card), end="")
-    print(f"model: {models / options.name}")
+    judged = []
+    for options in steps:
+        if len(steps) > 1:
+            days = f"{options.split.test[0]} to {options.split.test[-1]}"
+            print(f"{options.name}: tests on {days}", file=sys.stderr, flush=True)
+        try:
+            card, found = train(dataset, options, models, _show)
+        except KeyboardInterrupt:
+            checkpoint = models / options.name / "checkpoint.pt"
+            if checkpoint.is_file():
+                print(f"stopped; {checkpoint} holds the last whole epoch, --resume goes on")
+            else:
+                print("stopped before the first epoch; nothing was written")
+            return 0
+        judged.append(found)
+        print(render_text(found, card), end="")
+        print(f"model: {models / options.name}")
+    if len(steps) > 1:
+        print(render_steps(judged), end="")
     return 0
 
 
@@ -172,6 +206,7 @@ VERB = Verb(
     about="Train a model on a dataset: fitted, calibrated, exported to ONNX, judged on test days.",
     examples=(
         "python main.py train --symbol BTCUSDT",
+        "python main.py train --preset mlp --test-days 2 --steps 5 --name mlp-forward",
         "python main.py train --preset mlp --horizon 30 --label triple_barrier",
         "python main.py train --preset base --device cuda --name btc-base --resume",
     ),

@@ -36,6 +36,21 @@ def render_text(found: Evaluation, card: ModelCard) -> str:
     return "\n".join([*lines, "", f"verdict: {found.verdict}"]) + "\n"
 
 
+def render_steps(found: Sequence[Evaluation]) -> str:
+    """Walk-forward steps side by side, and how many of them showed skill."""
+    rows: list[Row] = [("", "test days", *_TITLES[1:])]
+    for step in found:
+        days = f"{step.dates[0]} to {step.dates[-1]}"
+        rows.append((step.model, days, *_row("", step.scores, step.money)[1:]))
+    skilled = sum(step.has_skill for step in found)
+    better = sum(step.is_better for step in found)
+    lines = ["", "walking forward:", *_aligned(rows), ""]
+    lines.append(
+        f"skill in {skilled} of {len(found)} steps, better than every baseline in {better}"
+    )
+    return "\n".join(lines) + "\n"
+
+
 def render_html(found: Evaluation, card: ModelCard) -> str:
     """The whole page."""
     name = escape(printable(found.model))

@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORDED_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 
+# Two test processes on two cores: threads of numerical libraries would wait for each other, spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Started in the background (nohup, a script's &), this process and its children would ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -207,6 +207,7 @@ def test_the_verbs_train_and_evaluate_and_their_errors_are_one_line(
         (["train", *common, "--symbol", "ETHUSDT"], "no days of ETHUSDT"),
         (["train", *common, "--dataset", "none"], "no dataset at"),
         (["train", *common, "--train-days", "9"], "--train-days"),
+        (["train", *common, "--preset", "mlp", "--train-days", "2", "--steps", "4"], "--steps"),
         (["train", *common, "--preset", "mlp", "--name", "new", "--resume"], "--resume"),
         (["evaluate", *common, "--model", str(tmp_path / "no")], "--model: cannot read"),
         (["evaluate", *common, "--model", str(folder), "--latency-ms", "1"], "--latency-ms"),
@@ -215,6 +216,21 @@ def test_the_verbs_train_and_evaluate_and_their_errors_are_one_line(
         error = capsys.readouterr().err.strip()
         assert expected in error
         assert len(error.splitlines()) == 1
+
+
+def test_walking_forward_tests_each_step_on_the_days_after_the_one_before(
+    data_dir, capsys, clean_environment
+):
+    write_dataset(data_dir / "datasets" / "default", images=False, windows=300)
+    common = ["train", "--data-dir", str(data_dir), "--preset", "mlp", "--epochs", "1"]
+    assert main.main([*common, "--steps", "2", "--name", "walk"]) == 0
+    output = capsys.readouterr().out
+    assert "walking forward:" in output
+    assert "of 2 steps" in output
+    cards = [read_card(data_dir / "models" / f"walk-{step}") for step in (1, 2)]
+    assert [card.test_dates for card in cards] == [(DATES[3],), (DATES[4],)]
+    assert [card.train_dates for card in cards] == [DATES[:2], DATES[1:3]]
+    assert main.main([*common, "--steps", "2", "--name", "walk", "--resume"]) == 0
 
 
 def test_without_torch_the_verb_says_what_to_install(data_dir, capsys, monkeypatch):
