@@ -1,4 +1,4 @@
-"""The panel of the models' answers, with the rules beside them. Pure: scene and size → lines."""
+"""The panel of the AI's answers, with a trained model and the rules beside them. Pure: scene and size → lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OLDEST_ANALYSIS_S = 60.0  # a shorter horizon does not make an answer old
 
 
 def ai(scene: Scene, width: int, height: int) -> list[Text]:
-    """The models' newest answer with its age, or why there is none; providers; the rules beside it."""
+    """The AI's newest answer with its age, or why there is none; model, rules and providers below."""
     symbol = scene.symbol
     if symbol is None:
         return [ruled("AI", width)]
@@ -28,10 +28,14 @@ def ai(scene: Scene, width: int, height: int) -> list[Text]:
         lines = _analysis(symbol.analysis, symbol, scene, width, height)
     else:
         lines = [ruled("AI", width), line((_silence(scene), QUIET))]
-    rules = [] if symbol.rules is None else _rules(symbol.rules, width, 3 if height > 6 else 1)
+    beside: list[Text] = []
+    if symbol.model is not None:
+        beside += _beside(symbol.model.source, symbol.model, width, 1)
+    if symbol.rules is not None:
+        beside += _beside("rules", symbol.rules, width, 3 if height > 6 else 1)
     providers = _providers(scene, width) if height > 4 else []
-    kept = max(1, height - len(rules) - len(providers))
-    return (lines[:kept] + rules + providers)[:height]
+    kept = max(1, height - len(beside) - len(providers))
+    return (lines[:kept] + beside + providers)[:height]
 
 
 def _silence(scene: Scene) -> str:
@@ -107,10 +111,10 @@ def _wrapped(text: str, width: int, most: int) -> list[str]:
     return lines
 
 
-def _rules(signal: Signal, width: int, most: int) -> list[Text]:
-    """The baseline, beside whatever the models say."""
+def _beside(name: str, signal: Signal, width: int, most: int) -> list[Text]:
+    """Another analyst's newest signal, with the end of its window."""
     mark, style = _ACTION_LOOK.get(signal.action, ("·", "bold"))
-    begin = f"rules {mark} {signal.action.value} {signal.confidence:.0%}"
+    begin = f"{name} {mark} {signal.action.value} {signal.confidence:.0%}"
     first, *rest = _wrapped(
         f"{begin} {clock(signal.window_end_ms)} {signal.rationale}", width, most
     )

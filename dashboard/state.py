@@ -73,7 +73,8 @@ class SymbolState(msgspec.Struct, frozen=True, kw_only=True):
     lag_ms: int | None = None  # from the newest live window's end to its close
     seen_ns: int = 0  # when that window closed
     rules: Signal | None = None
-    analysis: Signal | None = None  # of a model
+    model: Signal | None = None  # of a trained one
+    analysis: Signal | None = None  # of an AI model
     analysis_ns: int = 0
     unavailable: AnalysisUnavailable | None = None
     unavailable_ns: int = 0
@@ -248,6 +249,8 @@ def _after_signals(
     for signal in signals:
         if signal.source == "rules":
             update(signal.symbol, rules=signal)
+        elif signal.source.startswith("model:"):
+            update(signal.symbol, model=signal)
         else:
             at_ns = _wall_ns(found.get(signal.symbol), signal.decided_at_ms)
             update(signal.symbol, analysis=signal, analysis_ns=at_ns)

@@ -127,6 +127,18 @@ def test_an_old_answer_of_a_model_is_marked_old(market: DashboardState) -> None:
     assert "STALE" in text_of(scene(market, later_s=90)).split("AI ─")[1].split("\n")[0]
 
 
+def test_a_trained_model_has_a_line_of_its_own_beside_the_ais_answer(
+    market: DashboardState,
+) -> None:
+    answer = signal("model:first", rationale="BUY: up 75%", window_end_ms=T0 + 5_000)
+    state = after(answer, state=market)
+    for columns, rows in ((120, 40), (200, 60)):
+        text = text_of(scene(state), columns, rows)
+        assert "model:first ▲ BUY 75%" in text
+        assert "sellers absorb every bid" in text
+        assert "rules · HOLD 75%" in text
+
+
 def test_missing_analysis_says_why(market: DashboardState) -> None:
     missing = AnalysisUnavailable(
         symbol="BTCUSDT", window_end_ms=T0 + 1, reason="all_failed", attempts=("groq: timeout",)
