@@ -152,9 +152,7 @@ def evaluate(
     )
 
 
-def verdict(
-    scores: Scores, money: Money, against: Sequence[Against]
-) -> tuple[bool, bool, str]:
+def verdict(scores: Scores, money: Money, against: Sequence[Against]) -> tuple[bool, bool, str]:
     """Skill, better than every baseline, and the sentence that says it."""
     if not all(_is_above(e) for e in (scores.chance, scores.brier_skill)):
         words = "no skill: an interval of its gain over chance or climatology covers zero"

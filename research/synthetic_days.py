@@ -114,7 +114,10 @@ def write_days(paths: LakePaths, wanted: DaysWanted) -> Iterator[str]:
 
 def _write_hour(paths: LakePaths, market: SyntheticMarket, symbol: str, start_ms: int) -> None:
     write_stream_file(
-        paths, "trades", trades_of(market, symbol, start_ms, start_ms + _HOUR_MS), metadata=_METADATA
+        paths,
+        "trades",
+        trades_of(market, symbol, start_ms, start_ms + _HOUR_MS),
+        metadata=_METADATA,
     )
     first = start_ms // MINUTE_MS
     books = books_of(market, symbol, range(first, first + _HOUR_MINUTES))

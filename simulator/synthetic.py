@@ -70,9 +70,7 @@ class SyntheticMarket:
         self._symbols = symbols
         self._start_ms = start_ms
         self._spot = market is Market.SPOT
-        self._who = {
-            name: character(seed, name, rate_multiplier, planted_edge) for name in symbols
-        }
+        self._who = {name: character(seed, name, rate_multiplier, planted_edge) for name in symbols}
         self._block = functools.lru_cache(maxsize=max(_BLOCKS_KEPT, 4 * len(symbols)))(
             self._make_block
         )
