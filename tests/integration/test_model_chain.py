@@ -20,6 +20,7 @@ from research.synthetic_days import DaysWanted, write_days
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
 pytest.importorskip("onnxruntime")
+threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(300),
@@ -46,6 +47,13 @@ def dataset_of(folder: Path, wanted: DaysWanted) -> Path:
     build += ["--from", wanted.dates[0], "--to", wanted.dates[-1]]
     run(*build, "--frames", "4", "--height", "16", "--width", "8")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """The same bits on any machine, and no threads that wait for each other on a busy one."""
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="module")
