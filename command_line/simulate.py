@@ -15,6 +15,13 @@ def _add_arguments(parser: Parser) -> None:
     add("--recording", metavar="PATH", type=Path, help="serve this recording")
     add("--seed", type=int, help="seed of the synthetic market, default 1")
     add("--symbols", help="symbols of the synthetic market, default BTCUSDT,ETHUSDT")
+    add(
+        "--planted-edge",
+        metavar="X",
+        type=float,
+        help="a market for models to be tried on: its price is a random walk that the book foretells "
+        "so strongly, 0 (not at all) to 1; default: the usual market",
+    )
     add("--market", choices=("um", "spot"), help="um (USDⓈ-M futures, default) or spot")
     add(
         "--klines",
@@ -36,11 +43,10 @@ def _add_arguments(parser: Parser) -> None:
 
 
 def _run(given: dict[str, Any]) -> int:
-    for name in ("seed", "symbols"):
+    for name in ("seed", "symbols", "planted_edge"):
         if name in given and "recording" in given:
-            raise ConfigError(
-                f"--{name}: a recording has its own; leave out --{name} or --recording"
-            )
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{flag}: a recording has its own; leave out {flag} or --recording")
     with writing_logs("INFO"):
         from domain.market import Market
         from simulator.cli import serve

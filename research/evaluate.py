@@ -127,7 +127,7 @@ def evaluate(
     ]
     scores = score(found.outcome, own, climatology, blocks)
     money = money_of(own.argmax(axis=1), found.gains, fee_bps, blocks)
-    has_skill, is_better, words = verdict(scores, against)
+    has_skill, is_better, words = verdict(scores, money, against)
     time_ms, total = _curve(found, fee_bps)
     parts = _regimes(samples, found, climatology, fee_bps)
     parts += _horizons(samples, found, fee_bps, latency_ms)
@@ -152,15 +152,17 @@ def evaluate(
     )
 
 
-def verdict(scores: Scores, against: Sequence[Against]) -> tuple[bool, bool, str]:
+def verdict(scores: Scores, money: Money, against: Sequence[Against]) -> tuple[bool, bool, str]:
     """Skill, better than every baseline, and the sentence that says it."""
-    has_skill = all(_is_above(e) for e in (scores.chance, scores.brier_skill))
-    if not has_skill:
-        return (
-            False,
-            False,
-            "no skill: an interval of its gain over chance or climatology covers zero",
+    if not all(_is_above(e) for e in (scores.chance, scores.brier_skill)):
+        words = "no skill: an interval of its gain over chance or climatology covers zero"
+        return False, False, words
+    if not _is_above(money.timing_bps):
+        words = (
+            "no skill: it tells labels, but prices after its calls moved as after calls at random "
+            "moments (the interval covers zero)"
         )
+        return False, False, words
     open_ones = [a.name for a in against if not _is_above(a.macro_f1_gain)]
     if open_ones:
         named = ", ".join(open_ones)

@@ -32,6 +32,7 @@ def render_text(found: Evaluation, card: ModelCard) -> str:
     lines += _aligned([_TITLES, *_main_rows(found)])
     lines += ["", "macro-F1 of the model less that of the baseline, paired:"]
     lines += _aligned(_gain_rows(found))
+    lines += ["", _timing(found)]
     lines += ["", "by horizon and regime:", *_aligned([_TITLES, *_part_rows(found)])]
     return "\n".join([*lines, "", f"verdict: {found.verdict}"]) + "\n"
 
@@ -72,6 +73,7 @@ def render_html(found: Evaluation, card: ModelCard) -> str:
         f"<h2>Model and baselines</h2>{_table(_TITLES, _main_rows(found))}",
         "<h2>Model less baseline, paired</h2>",
         _table(("baseline", "macro-F1 gain"), _gain_rows(found)),
+        f"<p>{escape(_timing(found))}</p>",
         f"<h2>Horizons and regimes</h2>{_table(_TITLES, _part_rows(found))}",
         (
             '<p class="dim">Intervals: 95 %, blocks of two horizons drawn with replacement. Past '
@@ -107,6 +109,13 @@ def _part_rows(found: Evaluation) -> list[Row]:
 def _gain_rows(found: Evaluation) -> list[Row]:
     rows = [(b.name, interval(b.macro_f1_gain, 3)) for b in found.baselines]
     return [*rows, ("same calls at random moments", interval(found.scores.chance, 3))]
+
+
+def _timing(found: Evaluation) -> str:
+    return (
+        "mid price after a call, in its direction, less after the same calls at random moments: "
+        f"{interval(found.money.timing_bps, 3)} bps"
+    )
 
 
 def _row(name: str, scores: Scores, money: Money) -> Row:

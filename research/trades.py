@@ -23,6 +23,8 @@ type Floats = npt.NDArray[np.float64]
 class Money(msgspec.Struct, frozen=True, kw_only=True):
     """What trades earned, in bps of their notional; ``break_even_fee_bps`` is per leg.
 
+    ``timing_bps`` is the mid price's move after the fill, in the direction called, per decision, less
+    that of the same calls at random moments: of a random walk it is zero, whatever the calls.
     ``sharpe`` is per block of time, not annualised; ``skew`` and ``kurtosis`` (non-excess) of it.
     """
 
@@ -30,6 +32,7 @@ class Money(msgspec.Struct, frozen=True, kw_only=True):
     gross_bps: Estimate | None
     net_bps: Estimate | None
     break_even_fee_bps: float | None
+    timing_bps: Estimate | None = None
     sharpe: float = 0.0
     periods: int = 0
     period_s: float = 0.0
@@ -92,9 +95,26 @@ def money_of(
         gross_bps=earned,
         net_bps=blocks.estimate(np.divide, net, count),
         break_even_fee_bps=None if earned is None else earned.value / 2.0,
+        timing_bps=timing_of(called, gains, blocks),
         sharpe=float(sums.mean()) / deviation if deviation > 0.0 else 0.0,
         periods=blocks.count,
         period_s=blocks.length_ms / 1_000.0,
         skew=float((z**3).mean()),
         kurtosis=float((z**4).mean()) if deviation > 0.0 else 3.0,
+    )
+
+
+def timing_of(called: npt.NDArray[np.integer], gains: Gains, blocks: Blocks) -> Estimate | None:
+    """Whether moves that began after the decision went the way called: ``Money.timing_bps``.
+
+    Scores of labels cannot tell: how much a market moves is known beforehand, and a smoothed label
+    compares with past prices, so that a part of it has happened already.
+    """
+    move = (gains.long - gains.short) / 2.0  # half a spread each way: the mid's
+    is_known = np.isfinite(move)
+    side = np.where(is_known, np.asarray(called, np.float64) - 1.0, 0.0)
+    move = np.where(is_known, move, 0.0)
+    return blocks.estimate(
+        lambda both, sides, moves, count: both / count - sides / count * (moves / count),
+        *(side * move, side, move, is_known.astype(np.float64)),
     )

@@ -243,6 +243,7 @@ def metrics_of(scores: Scores, money: Money) -> Metrics:
         "brier": scores.brier,
         "brier_skill": scores.brier_skill,
         "net_bps": money.net_bps,
+        "timing_bps": money.timing_bps,
     }
     found: Metrics = {}
     for name, estimate in estimates.items():

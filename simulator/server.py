@@ -46,6 +46,7 @@ def open_source(settings: SimulatorSettings) -> RecordingSource | SyntheticMarke
         settings.symbols,
         start_ms=settings.start_ms if settings.start_ms is not None else time.time_ns() // 10**6,
         rate_multiplier=settings.rate_multiplier,
+        planted_edge=settings.planted_edge,
         market=settings.market,
     )
 

@@ -32,6 +32,8 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
         speed: Market seconds per wall second; 0 or infinity: as fast as the clients read.
         start_ms: First market time of the synthetic market; None: the wall clock.
         rate_multiplier: Scales the synthetic market's trades per second.
+        planted_edge: The synthetic market's price is a random walk that its book foretells so
+            strongly, 0 (not at all) to 1, for models to find; None: the usual market.
         faults: A plan, a path to one (JSON or TOML), or ``random:SEED``; None: no faults.
         fault_duration_ms: Market time that ``random:SEED`` covers; None: the recording's length,
             or ten minutes.
@@ -63,6 +65,7 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     speed: float = 1.0
     start_ms: int | None = None
     rate_multiplier: float = 1.0
+    planted_edge: float | None = None
     faults: str | FaultPlan | None = None
     fault_duration_ms: int | None = None
     host: str = "127.0.0.1"
@@ -104,6 +107,8 @@ class SimulatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     def _check_synthetic(self) -> None:
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed: must be 0 to 2**63 - 1, got {self.seed}")
+        if self.planted_edge is not None and not 0.0 <= self.planted_edge <= 1.0:
+            raise ConfigError(f"planted_edge: must be 0 to 1, got {self.planted_edge}")
         if not self.symbols:
             raise ConfigError("symbols: at least one is needed")
         for symbol in self.symbols:

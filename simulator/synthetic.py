@@ -37,7 +37,7 @@ from simulator.synthetic_trades import (
 
 _TRADES_PER_BLOCK = 50_000
 _CHUNK_STEPS = 10  # frames are written one second ahead of their time
-_DEPTH_LATENCY_NS = 7_000_000
+DEPTH_LATENCY_NS = 7_000_000
 _BLOCKS_KEPT = 24
 _CANDLE_BLOCKS_KEPT = 65_536
 
@@ -51,6 +51,8 @@ class SyntheticMarket:
         start_ms: Market time at which frames begin (past trades reach further back).
         rate_multiplier: Scales trades per second. It is part of the function: another value is
             another market.
+        planted_edge: The price is a random walk that the book foretells so strongly, 0 (not at all)
+            to 1; ``None``: the usual market, whose prices and signs have patterns of their own.
         market: Layout of the frames.
     """
 
@@ -61,13 +63,14 @@ class SyntheticMarket:
         *,
         start_ms: int,
         rate_multiplier: float = 1.0,
+        planted_edge: float | None = None,
         market: Market = Market.UM,
     ) -> None:
         self._seed = seed
         self._symbols = symbols
         self._start_ms = start_ms
         self._spot = market is Market.SPOT
-        self._who = {name: character(seed, name, rate_multiplier) for name in symbols}
+        self._who = {name: character(seed, name, rate_multiplier, planted_edge) for name in symbols}
         self._block = functools.lru_cache(maxsize=max(_BLOCKS_KEPT, 4 * len(symbols)))(
             self._make_block
         )
@@ -164,8 +167,12 @@ class SyntheticMarket:
 
     def book(self, symbol: str, due_ns: int) -> bytes | None:
         """The last snapshot due by ``due_ns``."""
-        step = (due_ns - _DEPTH_LATENCY_NS) // (STEP_MS * 1_000_000) - 1
+        step = (due_ns - DEPTH_LATENCY_NS) // (STEP_MS * 1_000_000) - 1
         return self._depth_data(symbol, step)
+
+    def snapshots(self, symbol: str, minute: int) -> BookMinute:
+        """The books of all steps of a minute since the epoch, due or not."""
+        return self._book(symbol, minute)
 
     def chunks(self) -> Iterator[list[Frame]]:
         """Frames from the start on, a second of market time per list."""
@@ -243,7 +250,7 @@ class SyntheticMarket:
     def _depth_frame(self, symbol: str, step: int) -> Frame:
         stream = f"{symbol.lower()}@depth20@100ms"
         data = self._depth_data(symbol, step)
-        due_ns = (step + 1) * STEP_MS * 1_000_000 + _DEPTH_LATENCY_NS
+        due_ns = (step + 1) * STEP_MS * 1_000_000 + DEPTH_LATENCY_NS
         return Frame(due_ns, stream, symbol, FrameKind.DEPTH, data, combine(stream, data))
 
     def _depth_data(self, symbol: str, step: int) -> bytes:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from simulator.frames import decimal_text
+from simulator.synthetic_edge import leaning
 from simulator.synthetic_path import Character, generator
 from simulator.synthetic_trades import MINUTE_MS, STEPS, Block
 
@@ -66,6 +67,9 @@ def make_book(seed: int, who: Character, block: Block, minute: int) -> BookMinut
     level = unit * np.exp(0.6 * source.standard_normal((STEPS, 2)))
     bid_steps[:, 0] = np.maximum(1, np.rint(level[:, 0] * np.exp(lean / 2)))
     ask_steps[:, 0] = np.maximum(1, np.rint(level[:, 1] * np.exp(-lean / 2)))
+    if block.hidden is not None:
+        state = block.hidden[offset + 1 : offset + STEPS + 1]
+        bid_steps, ask_steps = leaning(bid_steps, state, 1), leaning(ask_steps, state, -1)
     return BookMinute(np.maximum(bid_ticks, 1), bid_steps, ask_ticks, ask_steps)
 
 

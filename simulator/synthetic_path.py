@@ -26,6 +26,8 @@ class Character(msgspec.Struct, frozen=True, kw_only=True):
 
     ``trades_per_day`` is exact; sizes are quote notionals of sweeps: the median, and sigma of the
     logarithm (DEFINITIONS anchors: 1.9k, 40k and 438k at q50, q90, q99, which is one log-normal).
+    ``planted_edge``, 0 to 1, makes the price a random walk that the book foretells so strongly
+    (``synthetic_edge``); ``None`` is the usual market.
     """
 
     spec: SymbolSpec
@@ -35,6 +37,7 @@ class Character(msgspec.Struct, frozen=True, kw_only=True):
     sweep_median_notional: float
     sweep_sigma: float
     best_size_notional: float
+    planted_edge: float | None = None
 
 
 def generator(*key: int | str) -> np.random.Generator:
@@ -43,7 +46,9 @@ def generator(*key: int | str) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(numbers))
 
 
-def character(seed: int, symbol: str, rate_multiplier: float) -> Character:
+def character(
+    seed: int, symbol: str, rate_multiplier: float, planted_edge: float | None = None
+) -> Character:
     """Plausible parameters of any symbol; BTC and ETH as they were in 2024."""
     if symbol.startswith("BTC"):
         price, decimals, tick, places, vol, rate, median = 65_000.0, 2, 10, 3, 0.55, 9.0, 1_900.0
@@ -72,19 +77,24 @@ def character(seed: int, symbol: str, rate_multiplier: float) -> Character:
         sweep_median_notional=median,
         sweep_sigma=2.35 if median > 1_000 else 1.9,
         best_size_notional=median * 120,
+        planted_edge=planted_edge,
     )
 
 
 class Day(msgspec.Struct, frozen=True):
-    """One UTC day: trades per minute and before each minute, and log prices at the 1,441 ends."""
+    """One UTC day: trades per minute and before each minute, and log prices at the 1,441 ends.
+
+    ``sigma`` is the standard deviation that each minute's log price was drawn with.
+    """
 
     counts: np.ndarray  # int64[1440]
     before: np.ndarray  # int64[1441], 0 first
     log_price: np.ndarray  # float64[1441]
     activity: np.ndarray  # float64[1440], mean near 1
+    sigma: np.ndarray  # float64[1440]
 
 
-def _autoregressive(shocks: np.ndarray, memory: float) -> np.ndarray:
+def autoregressive(shocks: np.ndarray, memory: float) -> np.ndarray:
     """A stationary AR(1) of unit variance."""
     out = np.empty_like(shocks)
     state = shocks[0]
@@ -98,7 +108,7 @@ def _autoregressive(shocks: np.ndarray, memory: float) -> np.ndarray:
 @functools.lru_cache(maxsize=256)
 def _activity(seed: int, name: str, day: int) -> np.ndarray:
     """Log-normal activity per minute with a mild daily season (US and EU hours are busier)."""
-    slow = _autoregressive(generator(seed, "activity", name, day).standard_normal(MINUTES), 0.97)
+    slow = autoregressive(generator(seed, "activity", name, day).standard_normal(MINUTES), 0.97)
     hour = np.arange(MINUTES) / 60
     season = 0.25 * np.exp(-(((hour - 14.5) / 3.5) ** 2)) - 0.05
     level: np.ndarray = np.exp(0.45 * slow + season - 0.1)
@@ -139,7 +149,8 @@ def _log_path(seed: int, name: str, day: int, minute_sigma: float) -> np.ndarray
 def make_day(seed: int, who: Character, day: int) -> Day:
     """A day of one symbol, a pure function of its arguments."""
     symbol = who.spec.symbol
-    activity = np.sqrt(_activity(seed, symbol, day) * _activity(seed, "*", day))
+    own_activity, common_activity = _activity(seed, symbol, day), _activity(seed, "*", day)
+    activity = np.sqrt(own_activity * common_activity)
     weights = activity / activity.sum()
     counts = generator(seed, "count", symbol, day).multinomial(who.trades_per_day, weights)
     minute_sigma = who.annual_volatility / np.sqrt(365 * MINUTES)
@@ -147,4 +158,6 @@ def make_day(seed: int, who: Character, day: int) -> Day:
     common = _log_path(seed, "*", day, minute_sigma) * _COMMON_SHARE
     log_price = np.log(who.price) + own + common
     before = np.concatenate(([0], np.cumsum(counts)))
-    return Day(counts.astype(np.int64), before.astype(np.int64), log_price, activity)
+    shares = (1 - _COMMON_SHARE**2) * own_activity + _COMMON_SHARE**2 * common_activity
+    sigma = minute_sigma * np.sqrt(shares)
+    return Day(counts.astype(np.int64), before.astype(np.int64), log_price, activity, sigma)

@@ -12,6 +12,7 @@ import numpy as np
 
 from domain.market import TRADE_DTYPE
 from simulator.frames import Tape
+from simulator.synthetic_edge import following, planted_path
 from simulator.synthetic_path import MINUTES, Character, generator, make_day
 
 STEP_MS = 100
@@ -30,12 +31,14 @@ class Block(msgspec.Struct, frozen=True):
 
     ``bid_ticks`` is int64[minutes·600 + 1]: the best bid at the start and after each 100 ms step.
     ``flow`` is float64[minutes·600]: signed, concave trade flow of each step, scale free.
+    ``hidden`` is float64[minutes·600 + 1], the planted state; ``None`` in the usual market.
     """
 
     start_ms: int
     tape: Tape
     bid_ticks: np.ndarray
     flow: np.ndarray
+    hidden: np.ndarray | None = None
 
 
 class _Sweeps(msgspec.Struct, frozen=True):
@@ -72,7 +75,18 @@ def make_block(seed: int, who: Character, start_minute: int, minutes: int) -> Bl
     sweeps = _sweeps(source, times, counts, who)
     tick = who.spec.tick_mantissa / 10**who.spec.price_decimals
     ends = np.rint(np.exp(whole.log_price[inside : inside + minutes + 1]) / tick)
-    bid_ticks, flow = _path(source, sweeps, ends.astype(np.int64))
+    hidden = None
+    if who.planted_edge is None:
+        bid_ticks, flow = _path(source, sweeps, ends.astype(np.int64))
+    else:
+        planted = generator(seed, "planted", who.spec.symbol, start_minute)
+        sigma = whole.sigma[inside : inside + minutes] * ends[:-1]
+        bid_ticks, hidden = planted_path(
+            planted, ends.astype(np.int64), sigma, STEPS, who.planted_edge
+        )
+        move = np.diff(bid_ticks)[sweeps.time_ms // STEP_MS]
+        sweeps = msgspec.structs.replace(sweeps, sign=following(planted, sweeps.sign, move))
+        flow = _flow(sweeps, minutes)
     price_ticks = _prices(sweeps, bid_ticks)
     id_start = first_id(seed, who, start_minute)
     rows = _rows(source, who, sweeps, price_ticks, id_start)
@@ -80,7 +94,7 @@ def make_block(seed: int, who: Character, start_minute: int, minutes: int) -> Bl
     rows["transact_time_ms"] += start_ms
     rows["event_time_ms"] = (rows["transact_time_ms"] // STEP_MS + 1) * STEP_MS
     due_ns = rows["event_time_ms"] * 1_000_000 + _LATENCY_NS
-    return Block(start_ms, Tape(rows, due_ns), bid_ticks, flow)
+    return Block(start_ms, Tape(rows, due_ns), bid_ticks, flow, hidden)
 
 
 def _arrivals(source: np.random.Generator, counts: np.ndarray) -> np.ndarray:
@@ -129,10 +143,7 @@ def _path(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Best bid in ticks at every step, moved by the flow and tied to the minute ends."""
     minutes = len(ends) - 1
-    step = sweeps.time_ms // STEP_MS
-    weight = sweeps.sign * np.power(sweeps.notional, 0.3)
-    flow = np.bincount(step, weight, minutes * STEPS)
-    flow /= max(float(np.sqrt(np.mean(flow**2))), 1e-9)
+    flow = _flow(sweeps, minutes)
     noise = source.standard_t(4, minutes * STEPS) * (source.random(minutes * STEPS) < 0.12)
     raw = (_surprise(flow) + 0.5 * noise).reshape(minutes, STEPS)
     spread = np.maximum(np.abs(np.diff(ends)), 1)[:, None]
@@ -144,6 +155,15 @@ def _path(
     inner = ends[:-1, None] + np.cumsum(moves, axis=1)
     path = np.concatenate((ends[:1], np.rint(inner).astype(np.int64).ravel()))
     return np.maximum(path, 1), flow
+
+
+def _flow(sweeps: _Sweeps, minutes: int) -> np.ndarray:
+    """Signed, concave trade flow of every step, scale free."""
+    step = sweeps.time_ms // STEP_MS
+    weight = sweeps.sign * np.power(sweeps.notional, 0.3)
+    flow = np.bincount(step, weight, minutes * STEPS)
+    flow /= max(float(np.sqrt(np.mean(flow**2))), 1e-9)
+    return flow
 
 
 def _surprise(flow: np.ndarray) -> np.ndarray:

@@ -93,6 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "evaluation",
         "market_orchestrator.replay_rows",
     },
+    "research.synthetic_days": {"domain", "lake", "simulator"},
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "collectors": {
         *("domain", "binance_api", "lake", "microstructure", "data_validator"),

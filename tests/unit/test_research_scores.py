@@ -83,14 +83,20 @@ def test_calls_at_random_score_as_chance_and_always_flat_has_no_skill():
 
 def test_a_model_is_not_called_better_where_an_interval_covers_zero():
     sure, open_ = Estimate(value=0.2, low=0.1, high=0.3), Estimate(value=0.2, low=-0.1, high=0.4)
-    assert verdict(scores_of(sure, sure), [against("a", sure)])[:2] == (True, True)
+    earns = msgspec.structs.replace(NO_MONEY, timing_bps=sure)
+    assert verdict(scores_of(sure, sure), earns, [against("a", sure)])[:2] == (True, True)
     has_skill, is_better, words = verdict(
-        scores_of(sure, sure), [against("a", sure), against("b", open_)]
+        scores_of(sure, sure), earns, [against("a", sure), against("b", open_)]
     )
     assert (has_skill, is_better) == (True, False)
     assert "better than b:" in words
     for gains in ((open_, sure), (sure, open_), (None, sure)):
-        assert verdict(scores_of(*gains), [against("a", sure)])[:2] == (False, False)
+        assert verdict(scores_of(*gains), earns, [against("a", sure)])[:2] == (False, False)
+    for timing in (open_, None):
+        money = msgspec.structs.replace(NO_MONEY, timing_bps=timing)
+        has_skill, _, words = verdict(scores_of(sure, sure), money, [against("a", sure)])
+        assert not has_skill
+        assert "random moments" in words
 
 
 def test_calibration_finds_the_temperature_and_bias_of_distorted_logits():
