@@ -1,7 +1,8 @@
-"""The whole chain on markets that are known: lake, features, training, export, evaluation.
+"""The whole chain on markets that are known: lake, features, training, export, evaluation, live.
 
 One market is a random walk, the other the same with a pattern planted into its book. ``MODELS`` of both
 are trained and judged by the product's verbs: the pattern must be found, and of the walk no skill told.
+What finds it finds it live: its signals of the test day, replayed as a bot hears it, are offline's.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 import main
+from inference.card import MODEL_FILE
+from inference.onnx_model import OnnxModel
 from lake.paths import LakePaths
+from lake.signal_store import signal_store
+from research.dataset import Dataset
 from research.synthetic_days import DaysWanted, write_days
 
 pytest.importorskip("torch")
@@ -77,8 +83,25 @@ def judged(folder: Path, preset: str, capsys: pytest.CaptureFixture[str]) -> dic
     return found
 
 
+def check_live(folder: Path, preset: str, live: Path) -> None:
+    """The signals of the replayed test day have the probabilities that offline gives its windows."""
+    model, date = folder / "models" / f"{preset}-10s", PLANTED.dates[-1]
+    day_folder = folder / "raw" / "stream" / "trades" / date
+    run("replay", str(day_folder), "--model", str(model), "--data-dir", str(live))
+    found = signal_store(LakePaths.of(live).signals).read_rows()
+    signals = {s.window_end_ms: s for s in found if s.source == f"model:{preset}-10s"}
+    day = Dataset.open(folder / "datasets" / "default").day(SYMBOL, date)
+    rows = np.flatnonzero(day.is_valid)
+    rows = rows[np.isin(day.decision_ms[rows], list(signals))]
+    assert len(signals) == len(rows) > 1_300  # of 1,440 windows, of which the first 61 warm up
+    offline = OnnxModel(model / MODEL_FILE)(day.images(rows), day.features[rows])
+    asked = [signals[int(at)] for at in day.decision_ms[rows]]
+    said = np.array([(s.p_down, s.p_flat, s.p_up) for s in asked])
+    assert np.abs(said - offline).max() < 1e-6
+
+
 @pytest.mark.parametrize("preset", MODELS)
-def test_a_planted_pattern_is_found(preset, planted, capsys, clean_environment):
+def test_a_planted_pattern_is_found(preset, planted, tmp_path, capsys, clean_environment):
     found = judged(planted, preset, capsys)
     assert found["has_skill"], found["verdict"]
     gains = {b["name"]: b["macro_f1_gain"] for b in found["baselines"]}
@@ -86,6 +109,7 @@ def test_a_planted_pattern_is_found(preset, planted, capsys, clean_environment):
     assert found["scores"]["mcc"]["low"] > 0.0
     assert found["money"]["timing_bps"]["low"] > 0.0
     assert found["dates"] == [PLANTED.dates[-1]]
+    check_live(planted, preset, tmp_path / "live")
 
 
 @pytest.mark.parametrize("preset", MODELS)
