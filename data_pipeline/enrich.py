@@ -83,8 +83,18 @@ class EnrichedWindow(msgspec.Struct, frozen=True, gc=False):
     realized_vol: float | None
 
 
+class MeasuredBook(msgspec.Struct, frozen=True, gc=False):
+    """A snapshot and its shape, ``None`` where it has none."""
+
+    snapshot: DepthSnapshot
+    shape: BookShape | None
+
+
 def enrich(
-    metrics: FlowMetrics, book: BookWindow | None, settings: EnrichSettings
+    metrics: FlowMetrics,
+    book: BookWindow | None,
+    settings: EnrichSettings,
+    measured: MeasuredBook | None = None,
 ) -> EnrichedWindow:
     """Measure one validated window.
 
@@ -92,12 +102,15 @@ def enrich(
         metrics: Validated.
         book: Of the same window; ``None`` where none was recorded (recovered windows).
         settings: Wall thresholds.
+        measured: A book that was measured before, used where it is the window's last.
     """
     last = book.last if book is not None else None
+    if measured is None or measured.snapshot is not last:
+        measured = measure_book(last, settings) if last is not None else None
     return EnrichedWindow(
         metrics,
         book,
-        book_shape(last, settings) if last is not None else None,
+        measured.shape if measured is not None else None,
         None if metrics.open is None else float(metrics.open),
         None if metrics.high is None else float(metrics.high),
         None if metrics.low is None else float(metrics.low),
@@ -127,6 +140,11 @@ def realized_vol(second_closes: tuple[float | None, ...]) -> float | None:
     if len(logs) < 3:
         return None
     return sqrt(sum([(after - before) ** 2 for before, after in pairwise(logs)]))
+
+
+def measure_book(snapshot: DepthSnapshot, settings: EnrichSettings) -> MeasuredBook:
+    """``book_shape`` with what it was measured of."""
+    return MeasuredBook(snapshot, book_shape(snapshot, settings))
 
 
 def book_shape(snapshot: DepthSnapshot, settings: EnrichSettings) -> BookShape | None:

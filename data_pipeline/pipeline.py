@@ -19,7 +19,7 @@ from data_pipeline.context import (
     sample_of_row,
     sample_of_window,
 )
-from data_pipeline.enrich import EnrichSettings, enrich
+from data_pipeline.enrich import EnrichSettings, MeasuredBook, enrich, measure_book
 from data_pipeline.features import FeatureSettings, ZScoreHistory, build_row
 from data_pipeline.sessions import SessionTracker
 from data_pipeline.validation import Rejected, validate
@@ -27,7 +27,7 @@ from data_pipeline.window_flags import WindowFlagSettings, window_flags
 from domain.context import MarketContext
 from domain.features import FeatureRow
 from domain.flow import BookWindow, FlowMetrics
-from domain.market import Kline
+from domain.market import DepthSnapshot, Kline
 
 log = structlog.get_logger()
 
@@ -73,12 +73,13 @@ class LayerCounts(msgspec.Struct):
 class _Memory:
     """Everything remembered of one symbol."""
 
-    __slots__ = ("absorption", "history", "scores", "unwarmed")
+    __slots__ = ("absorption", "book", "history", "scores", "unwarmed")
 
     def __init__(self, symbol: str, settings: PipelineSettings) -> None:
         self.history = SymbolHistory(settings.window_ms, settings.context)
         self.scores = ZScoreHistory(symbol, settings.window_ms, settings.features)
         self.absorption = Absorption(symbol, settings.window_ms, settings.absorption)
+        self.book: MeasuredBook | None = None  # measured ahead of its window
         # Windows seen before ``warm``, replayed behind what it brings; None: no longer possible.
         self.unwarmed: list[WindowSample] | None = []
 
@@ -114,10 +115,7 @@ class DataPipeline:
             book: The window's book; ``None`` where none was recorded.
             revision: Of the row; 0 is the first emission.
         """
-        symbol = metrics.symbol
-        memory = self._memories.get(symbol)
-        if memory is None:
-            memory = self._memories[symbol] = _Memory(symbol, self._settings)
+        memory = self._memory(metrics.symbol)
         self._validation.taken += 1
         validated = validate(metrics, self._settings.window_ms)
         if isinstance(validated, Rejected):
@@ -125,6 +123,10 @@ class DataPipeline:
         self._validation.passed += 1
         self._corrected += bool(validated.corrected)
         return self._measure(validated.metrics, book, memory, revision)
+
+    def measure_ahead(self, book: DepthSnapshot) -> None:
+        """Measure a window's last book before the window closes: all symbols' do at one moment."""
+        self._memory(book.symbol).book = measure_book(book, self._settings.enrich)
 
     def warm(self, symbol: str, klines: Sequence[Kline], rows: Sequence[FeatureRow]) -> None:
         """Fill a symbol's memory with what happened before its first window here.
@@ -184,11 +186,17 @@ class DataPipeline:
         counts["symbols"] = len(self._memories)
         return counts
 
+    def _memory(self, symbol: str) -> _Memory:
+        memory = self._memories.get(symbol)
+        if memory is None:
+            memory = self._memories[symbol] = _Memory(symbol, self._settings)
+        return memory
+
     def _measure(
         self, metrics: FlowMetrics, book: BookWindow | None, memory: _Memory, revision: int
     ) -> PipelineResult:
         self._enrich.taken += 1
-        window = enrich(metrics, book, self._settings.enrich)
+        window = enrich(metrics, book, self._settings.enrich, memory.book)
         self._enrich.rejected += book is not None and book.last is not None and window.shape is None
         self._enrich.passed += 1
 

@@ -41,6 +41,7 @@ async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) 
         if flow.live:
             async with outputs.emitting:
                 await _emit_batch(flow, outputs)
+            await _give_way(flow)
         else:
             rebuilt: dict[str, dict[int, FeatureRow]] = {}
             for row in flow.rows_of(flow.revised.popleft()):
@@ -54,10 +55,15 @@ async def _emit_batch(flow: MarketFlow, outputs: Outputs) -> None:
     slice_ends = time.perf_counter() + _SLICE_S
     for closed in flow.analyse(flow.live.popleft()):
         outputs.emit(closed)
-        # With a backlog frames wait instead, in the sockets: what is received must be analysed.
-        if time.perf_counter() > slice_ends and len(flow.live) <= _BACKLOG:
-            await asyncio.sleep(0)
+        if time.perf_counter() > slice_ends:
+            await _give_way(flow)
             slice_ends = time.perf_counter() + _SLICE_S
+
+
+async def _give_way(flow: MarketFlow) -> None:
+    """Let frames in, unless windows pile up: what is received must be analysed, frames wait instead."""
+    if len(flow.live) <= _BACKLOG:
+        await asyncio.sleep(0)
 
 
 async def warm_context(flow: MarketFlow, rest: RestClient, features: FeatureStore) -> None:

@@ -248,10 +248,12 @@ class MarketFlow:
         """The whole book of a frame of which only the best levels were checked so far."""
         book = read_levels(top, self.settings.market)
         reason = "malformed level" if book is None else self.validator.check_levels(book)
-        if reason is None:
-            return book
-        self._reject_depth(reason, top)
-        return None
+        if reason is not None:
+            self._reject_depth(reason, top)
+            return None
+        if book is not None:
+            self.pipeline.measure_ahead(book)
+        return book
 
     def _reject_depth(self, reason: str, top: DepthTop) -> None:
         self.reject([Rejection(reason, top.payload, top.receive_time_ns, top.symbol)])

@@ -8,7 +8,6 @@ Rows are retained for a while after emission, so that late trades and repairs re
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -17,13 +16,11 @@ import numpy as np
 from data_validator import CheckedTrades, MissingRange, TradeSequence
 from domain.flow import Origin, WindowBatch
 from domain.market import TRADE_DTYPE
-from microstructure.trade_flags import Suspect
+from market_orchestrator.window_lane import Group, Head, Lane, Verdict, described, group_of
 
 _NEVER = np.iinfo(np.int64).max // 2
 _MAX_EVENT_DELAY_MS = 10_000  # an event time further beyond all trades is not believed
-_NOT_A_JUMP = np.uint8(255 - Suspect.PRICE_JUMP)
 _LOOK_AGAIN_NS = 100_000_000  # how often holes that may still be filled are looked at again
-_PLAIN = np.dtype((np.void, TRADE_DTYPE.itemsize))  # rows as bytes: numpy copies fields one by one
 
 
 class WindowSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,26 +43,6 @@ class WindowSettings(msgspec.Struct, frozen=True, kw_only=True):
     batch_symbols: int = 50
 
 
-class Head(enum.Enum):
-    """What is known of the first window's time before the first trade received."""
-
-    OPEN = "open"  # being asked from the exchange
-    PROVEN = "proven"
-    LOST = "lost"  # nothing can tell
-
-
-class Verdict(msgspec.Struct, frozen=True):
-    """Completeness of one window as known now; ``waiting`` while a hole in it may still be filled.
-
-    ``trade_count`` counts retained trades: 0 for old windows.
-    """
-
-    complete: bool
-    missing_trades: int | None
-    trade_count: int
-    waiting: bool
-
-
 class Closed(msgspec.Struct, frozen=True):
     """What a call produced: windows in order of their start, and old windows to rebuild from REST."""
 
@@ -75,135 +52,8 @@ class Closed(msgspec.Struct, frozen=True):
 
 _NOTHING = Closed([], [])
 
-
-class _Group(msgspec.Struct, frozen=True, gc=False):
-    """New rows of one symbol: what of them is asked for again and again, as plain numbers."""
-
-    index: int
-    plain: np.ndarray
-    first_id: int
-    last_id: int
-    times: tuple[int, int]  # lowest and highest transaction time
-    is_ordered: bool  # ids ascend, times do not descend
-
-
-def _described(checked: CheckedTrades) -> list[_Group]:
-    """The groups of a batch; computed together, since batches of many symbols hold tiny groups."""
-    if not checked.groups:
-        return []
-    rows = checked.rows
-    ids, times = rows["agg_trade_id"], rows["transact_time_ms"]
-    starts = [start for _, start, _ in checked.groups]
-    ordered = np.ones(len(rows), dtype=np.bool_)
-    ordered[1:] = (ids[1:] > ids[:-1]) & (times[1:] >= times[:-1])
-    ordered[starts] = True
-    lowest, highest = np.minimum.reduceat(times, starts), np.maximum.reduceat(times, starts)
-    is_ordered = np.logical_and.reduceat(ordered, starts)
-    first_ids = ids[starts].tolist()
-    last_ids = ids[[stop - 1 for _, _, stop in checked.groups]].tolist()
-    spans = zip(lowest.tolist(), highest.tolist(), strict=True)
-    plain = rows.view(_PLAIN)
-    facts = zip(checked.groups, first_ids, last_ids, spans, is_ordered.tolist(), strict=True)
-    return [
-        _Group(index, plain[start:stop], first_id, last_id, span, order)
-        for (index, start, stop), first_id, last_id, span, order in facts
-    ]
-
-
-def _group(index: int, rows: np.ndarray) -> _Group:
-    none = rows[:0]
-    return _described(CheckedTrades(rows, [(index, 0, len(rows))], none, none, set()))[0]
-
-
-class _Lane:
-    """One symbol: its trades since the oldest retained window, and what was emitted of them."""
-
-    __slots__ = (
-        "count",
-        "emitted",
-        "head",
-        "held_since_ns",
-        "last_id",
-        "last_ms",
-        "monotonic",
-        "plain",
-        "rows",
-        "unknown_from_ms",
-        "unproven_until_ms",
-    )
-
-    def __init__(self) -> None:
-        self.rows = np.empty(64, dtype=TRADE_DTYPE)
-        self.plain = self.rows.view(_PLAIN)  # the same memory
-        self.count = 0
-        self.monotonic = True  # ids and times both ascend in ``rows``
-        self.last_id = 0  # of the last row, which is the highest while monotonic
-        self.last_ms = 0
-        self.emitted: dict[int, Verdict] = {}
-        self.held_since_ns: int | None = None
-        self.head = Head.OPEN
-        self.unknown_from_ms: int | None = None
-        self.unproven_until_ms = 0  # while the head is not proven
-
-    def append(self, group: _Group) -> None:
-        need = self.count + len(group.plain)
-        if need > len(self.rows):
-            grown = np.empty(max(need, len(self.rows) * 3 // 2), dtype=_PLAIN)
-            grown[: self.count] = self.plain[: self.count]
-            self.plain, self.rows = grown, grown.view(TRADE_DTYPE)
-        self.plain[self.count : need] = group.plain
-        if self.count and self.monotonic:
-            self.monotonic = group.first_id > self.last_id and group.times[0] >= self.last_ms
-        self.monotonic = self.monotonic and group.is_ordered
-        self.last_id, self.last_ms = group.last_id, group.times[1]
-        self.count = need
-
-    def slice(self, start_ms: int, end_ms: int) -> np.ndarray:
-        """Trades with start ≤ T < end, by id."""
-        rows = self.rows[: self.count]
-        times = rows["transact_time_ms"]
-        if self.monotonic:
-            first, stop = times.searchsorted((start_ms, end_ms)).tolist()
-            return rows[first:stop]
-        chosen = rows[(times >= start_ms) & (times < end_ms)]
-        return chosen[np.argsort(chosen["agg_trade_id"], kind="stable")]
-
-    def count_between(self, start_ms: int, end_ms: int) -> int:
-        """Number of trades with start ≤ T < end."""
-        times = self.rows["transact_time_ms"][: self.count]
-        if self.monotonic:
-            first, stop = times.searchsorted((start_ms, end_ms)).tolist()
-            return int(stop - first)
-        return int(np.count_nonzero((times >= start_ms) & (times < end_ms)))
-
-    def replace(self, row: np.ndarray) -> None:
-        """Put an authoritative copy of a trade in the place of the doubted one."""
-        where = np.flatnonzero(self.rows["agg_trade_id"][: self.count] == row["agg_trade_id"][0])
-        if len(where):
-            self.rows[where[0]] = row[0]
-            self.monotonic = False
-
-    def confirm_jump(self, trade_id: int) -> None:
-        """Take the doubt from a trade whose price the market has borne out, if it is still retained."""
-        where = np.flatnonzero(self.rows["agg_trade_id"][: self.count] == trade_id)
-        self.rows["suspect"][where] &= _NOT_A_JUMP
-
-    def prune(self, before_ms: int) -> None:
-        """Forget trades before a time, once that frees a quarter of them."""
-        times = self.rows["transact_time_ms"][: self.count]
-        if not self.count or (self.monotonic and before_ms <= times[self.count // 4]):
-            return
-        keep = times >= before_ms
-        kept = int(np.count_nonzero(keep))
-        if kept * 4 <= self.count * 3:
-            self.plain[:kept] = self.plain[: self.count][keep]
-            self.count = kept
-            if kept and not self.monotonic:
-                ids, times = self.rows["agg_trade_id"][:kept], self.rows["transact_time_ms"][:kept]
-                ascends = (ids[1:] > ids[:-1]).all() and (times[1:] >= times[:-1]).all()
-                self.monotonic = bool(ascends)
-                self.last_id, self.last_ms = int(ids[-1]), int(times[-1])
-            self.monotonic = self.monotonic or not kept
+type _Window = tuple[int, Verdict, np.ndarray]
+"""symbol_index, completeness, and the trades as plain bytes by id."""
 
 
 class WindowBuilder:
@@ -222,7 +72,7 @@ class WindowBuilder:
         self.route_ms = 0  # the route's trades up to here have been received
         self._repairable = repairable
         count = len(sequences)
-        self._lanes = [_Lane() for _ in range(count)]
+        self._lanes = [Lane() for _ in range(count)]
         self._next_end = np.full(count, _NEVER, dtype=np.int64)
         self._own_ms = np.zeros(count, dtype=np.int64)
         self._covered = np.ones(count, dtype=np.bool_)
@@ -246,7 +96,7 @@ class WindowBuilder:
         orphans: set[tuple[int, int]] = set()
         if self.first_start_ms is None and len(checked.rows):
             self.begin(int(checked.rows["transact_time_ms"].min()))
-        groups = _described(checked)
+        groups = described(checked)
         if groups:
             orphans = self._take(groups, live=live)
         for i in range(len(checked.replacements)):
@@ -287,7 +137,7 @@ class WindowBuilder:
         if self.first_start_ms is not None:
             rows = rows[rows["transact_time_ms"] >= self.first_start_ms]
         if len(rows):
-            lane.append(_group(index, rows))
+            lane.append(group_of(index, rows))
         lane.head = Head.PROVEN if proven else Head.LOST
         lane.unproven_until_ms = until_ms or 0
         self._touch(index)
@@ -347,23 +197,23 @@ class WindowBuilder:
             if not due.any():
                 break
             end_ms = int(self._next_end[due].min())
-            ready = []
+            ready: list[_Window] = []
             for index in np.flatnonzero(due & (self._next_end == end_ms)).tolist():
-                verdict = self._verdict(index, end_ms - self.settings.duration_ms)
-                if verdict.waiting and not self._out_of_patience(index, now_ns):
+                window = self._window(index, end_ms - self.settings.duration_ms)
+                if window[1].waiting and not self._out_of_patience(index, now_ns):
                     skip[index] = True
                 else:
-                    ready.append((index, verdict))
+                    ready.append(window)
             for first in range(0, len(ready), self.settings.batch_symbols):
                 part = ready[first : first + self.settings.batch_symbols]
-                batches.append(self._emit(end_ms, part, Origin.LIVE))
+                batches.append(self._emit(end_ms, part))
         self._due_ms = int(self._next_end.min()) + self.settings.lateness_ms
         return Closed(batches + revised, stale)
 
     def close_unproven(self, now_ns: int, clock_ms: float) -> Closed:
         """Emit, incomplete, windows the clock has passed and no proof has reached in time."""
         overdue = np.flatnonzero(self._next_end + self.settings.lateness_ms <= clock_ms).tolist()
-        by_end: dict[int, list[tuple[int, Verdict]]] = {}
+        by_end: dict[int, list[_Window]] = {}
         for index in overdue:
             if not self._out_of_patience(index, now_ns):
                 continue
@@ -374,9 +224,9 @@ class WindowBuilder:
                     int(self._own_ms[index]), self.route_ms - self.settings.lateness_ms
                 )
             self._covered[index] = False
-            verdict = self._verdict(index, end_ms - self.settings.duration_ms)
-            by_end.setdefault(end_ms, []).append((index, verdict))
-        return Closed([self._emit(end, by_end[end], Origin.LIVE) for end in sorted(by_end)], [])
+            window = self._window(index, end_ms - self.settings.duration_ms)
+            by_end.setdefault(end_ms, []).append(window)
+        return Closed([self._emit(end, by_end[end]) for end in sorted(by_end)], [])
 
     def next_end_ms(self) -> int | None:
         """The earliest end of a window not yet emitted."""
@@ -406,7 +256,7 @@ class WindowBuilder:
 
     # --- inside ---------------------------------------------------------------------------
 
-    def _take(self, groups: Sequence[_Group], *, live: bool) -> set[tuple[int, int]]:
+    def _take(self, groups: Sequence[Group], *, live: bool) -> set[tuple[int, int]]:
         """Add the groups (one per symbol) to their lanes; returns the orphans among their rows."""
         indices = np.array([group.index for group in groups])
         newest_ms = np.array([group.times[1] for group in groups])
@@ -447,8 +297,10 @@ class WindowBuilder:
 
     def _oldest_retained(self, index: int) -> int:
         """Start of the oldest emitted window all of whose trades are still held."""
-        start = self.next_start_ms(index) - self.settings.retain_ms
-        return max(start, self.first_start_ms or 0)
+        return self._oldest_before(self.next_start_ms(index))
+
+    def _oldest_before(self, next_start_ms: int) -> int:
+        return max(next_start_ms - self.settings.retain_ms, self.first_start_ms or 0)
 
     def _advance(self, checked: CheckedTrades) -> None:
         event_ms = int(checked.rows["event_time_ms"].max())
@@ -470,11 +322,25 @@ class WindowBuilder:
         self._dirty.add(index)
         self._next_look_ns = 0
 
-    def _verdict(self, index: int, start_ms: int) -> Verdict:
-        lane = self._lanes[index]
+    def _window(self, index: int, start_ms: int) -> _Window:
+        """A symbol's next window: its completeness as known now, and its rows."""
+        plain = self._lanes[index].cut(start_ms, start_ms + self.settings.duration_ms)
+        return index, self._verdict(index, start_ms, len(plain)), plain
+
+    def _known(self, index: int, start_ms: int) -> Verdict:
+        """Completeness of a window as known now, emitted or not."""
+        is_retained = start_ms >= self._oldest_retained(index)
+        end_ms = start_ms + self.settings.duration_ms
+        count = len(self._lanes[index].cut(start_ms, end_ms)) if is_retained else 0
+        return self._verdict(index, start_ms, count)
+
+    def _verdict(self, index: int, start_ms: int, trade_count: int) -> Verdict:
+        lane, holes = self._lanes[index], self.sequences[index].missing
+        if not holes and lane.head is Head.PROVEN and lane.unknown_from_ms is None:
+            return Verdict(True, 0, trade_count, False)  # nearly always
         end_ms = start_ms + self.settings.duration_ms
         first_ms = self.first_start_ms or 0
-        touching = [g for g in self.sequences[index].missing if _touches(g, start_ms, end_ms)]
+        touching = [g for g in holes if _touches(g, start_ms, end_ms)]
         missing: int | None = sum(
             g.count for g in touching if max(g.after_ms, first_ms) >= start_ms
         )
@@ -485,9 +351,7 @@ class WindowBuilder:
             waiting = waiting or lane.head is Head.OPEN
         if lane.unknown_from_ms is not None and lane.unknown_from_ms < end_ms:
             complete, missing, waiting = False, None, True
-        is_retained = start_ms >= self._oldest_retained(index)
-        count = lane.count_between(start_ms, end_ms) if is_retained else 0
-        return Verdict(complete, missing, count, waiting)
+        return Verdict(complete, missing, trade_count, waiting)
 
     def _out_of_patience(self, index: int, now_ns: int) -> bool:
         lane = self._lanes[index]
@@ -496,61 +360,56 @@ class WindowBuilder:
         hold_ns = self.settings.hold_ms * 1_000_000
         return now_ns - lane.held_since_ns >= hold_ns
 
-    def _emit(self, end_ms: int, ready: list[tuple[int, Verdict]], origin: Origin) -> WindowBatch:
+    def _emit(self, end_ms: int, ready: list[_Window]) -> WindowBatch:
         start_ms = end_ms - self.settings.duration_ms
-        batch = self._batch(start_ms, ready, origin)
-        for index, verdict in ready:
+        batch = self._batch(start_ms, ready, Origin.LIVE)
+        self._next_end[batch.symbol_index] = end_ms + self.settings.duration_ms
+        oldest_ms = self._oldest_before(end_ms)
+        for index, verdict, _ in ready:
             lane = self._lanes[index]
             lane.emitted[start_ms] = verdict
             self._replaced.discard((index, start_ms))
             if not verdict.waiting:
                 lane.held_since_ns = None
-            self._next_end[index] = end_ms + self.settings.duration_ms
-            self._forget(index)
+            self._forget(index, oldest_ms)
         self.emitted_count += len(ready)
         return batch
 
-    def _batch(
-        self, start_ms: int, ready: Iterable[tuple[int, Verdict]], origin: Origin
-    ) -> WindowBatch:
-        ready = list(ready)
-        end_ms = start_ms + self.settings.duration_ms
-        slices = [self._lanes[index].slice(start_ms, end_ms) for index, _ in ready]
-        offsets = np.zeros(len(slices) + 1, dtype=np.int64)
-        np.cumsum([len(part) for part in slices], out=offsets[1:])
-        rows = np.concatenate([part.view(_PLAIN) for part in slices]).view(TRADE_DTYPE)
+    def _batch(self, start_ms: int, windows: Iterable[_Window], origin: Origin) -> WindowBatch:
+        indices, verdicts, parts = zip(*windows, strict=True)
+        offsets = np.zeros(len(parts) + 1, dtype=np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
         return WindowBatch(
             start_ms,
-            end_ms,
-            [index for index, _ in ready],
+            start_ms + self.settings.duration_ms,
+            list(indices),
             offsets,
-            rows,
-            [verdict.complete for _, verdict in ready],
-            [verdict.missing_trades for _, verdict in ready],
+            np.concatenate(parts).view(TRADE_DTYPE),
+            [verdict.complete for verdict in verdicts],
+            [verdict.missing_trades for verdict in verdicts],
             origin,
         )
 
-    def _forget(self, index: int) -> None:
+    def _forget(self, index: int, oldest_ms: int) -> None:
         """Drop what lies beyond retention; what was emitted incomplete is remembered."""
         lane = self._lanes[index]
-        oldest = self._oldest_retained(index)
-        for start_ms in [s for s in lane.emitted if s < oldest]:
+        for start_ms in [s for s in lane.emitted if s < oldest_ms]:
             if lane.emitted[start_ms].complete and (index, start_ms) not in self._replaced:
                 del lane.emitted[start_ms]
-        lane.prune(oldest)
+        lane.prune(oldest_ms)
 
     def _revise(self, now_ns: int) -> tuple[list[WindowBatch], list[tuple[int, int]]]:
         """Look again at emitted windows of symbols whose trades or holes changed."""
         if not self._dirty or now_ns < self._next_look_ns:
             return [], []
         self._next_look_ns = now_ns + _LOOK_AGAIN_NS
-        revised: dict[int, list[tuple[int, Verdict]]] = {}
+        revised: dict[int, list[_Window]] = {}
         stale: list[tuple[int, int]] = []
         for index in sorted(self._dirty):
             oldest = self._oldest_retained(index)
             settled = True
             for start_ms in self._emitted_starts(index, oldest):
-                after = self._verdict(index, start_ms)
+                after = self._known(index, start_ms)
                 if after.waiting and self._is_young(index, start_ms, now_ns):
                     settled = False
                     self._note_news(index, start_ms, after, is_old=start_ms < oldest)
@@ -559,10 +418,10 @@ class WindowBuilder:
                 elif start_ms < oldest:
                     stale.append((index, start_ms))
                 else:
-                    revised.setdefault(start_ms, []).append((index, after))
+                    revised.setdefault(start_ms, []).append(self._window(index, start_ms))
             if settled:
                 self._dirty.discard(index)
-                if not self._verdict(index, self.next_start_ms(index)).waiting:
+                if not self._known(index, self.next_start_ms(index)).waiting:
                     self._lanes[index].held_since_ns = None
         batches = [self._batch(s, revised[s], Origin.REVISED) for s in sorted(revised)]
         return batches, stale

@@ -38,7 +38,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     close_timeout_s: float = 1.0
     check_interval_s: float = 0.25  # how often liveness, pings and rotation are looked at
     batch_interval_s: float = 0.002  # between two batches, at least
-    busy_interval_s: float = 0.01  # the same while batches hold many frames
+    busy_interval_s: float = 0.025  # the same while batches hold many frames
     max_batch: int = 2048  # frames per FrameBatch
     max_streams_per_connection: int = MAX_STREAMS_PER_CONNECTION
     max_streams_in_url: int = 200  # the rest is subscribed by messages

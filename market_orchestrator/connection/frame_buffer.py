@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 
 _LASTING = 8  # full batches in a row that are a rate, not a burst
+_BUSY_PER_S = 400  # below this rate gathering longer only costs time
 Deliver = Callable[[list[bytes], list[int]], None]
 
 
@@ -20,8 +21,8 @@ class FrameBuffer:
 
     A frame after a quiet moment is handed on with whatever came in the same read; others wait until
     ``interval_s`` after the last batch. While batch after batch holds ``busy_frames`` or more (a
-    lasting rate, not one burst) they are gathered for ``busy_interval_s``: a batch costs much the
-    same whatever it holds.
+    lasting rate, not one burst) they are gathered for ``busy_interval_s``, until they come slower
+    than 400 per second: a batch costs much the same whatever it holds.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class FrameBuffer:
         self._interval_s = interval_s
         self._busy_interval_s = interval_s if busy_interval_s is None else busy_interval_s
         self._busy_frames = busy_frames
+        self._lasting_frames = max(busy_frames, int(self._busy_interval_s * _BUSY_PER_S))
         self._full_in_a_row = 0
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
@@ -65,8 +67,7 @@ class FrameBuffer:
             self._schedule()
 
     def _schedule(self) -> None:
-        is_busy = self._full_in_a_row >= _LASTING
-        interval_s = self._busy_interval_s if is_busy else self._interval_s
+        interval_s = self._busy_interval_s if self._is_busy else self._interval_s
         wait_s = self._flushed_at + interval_s - self._loop.time()
         if wait_s > 0:
             self._timer = self._loop.call_later(wait_s, self.flush)
@@ -83,7 +84,8 @@ class FrameBuffer:
         self._flushed_at = self._loop.time()
         payloads, stamps = self._payloads, self._stamps
         self._payloads, self._stamps = [], []
-        is_full = len(payloads) >= self._busy_frames
+        least = self._lasting_frames if self._is_busy else self._busy_frames
+        is_full = len(payloads) >= least
         self._full_in_a_row = self._full_in_a_row + 1 if is_full else 0
         if self._closed:
             return
@@ -93,6 +95,10 @@ class FrameBuffer:
             return
         for start in range(0, len(payloads), limit):
             self._deliver(payloads[start : start + limit], stamps[start : start + limit])
+
+    @property
+    def _is_busy(self) -> bool:
+        return self._full_in_a_row >= _LASTING
 
     def close(self) -> None:
         """Hand on what is there and take nothing more."""
