@@ -684,7 +684,9 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise ConfigError(_one_line(error)) from None
-        except (SettingsError, UnicodeDecodeError, OSError) as error:
+        except UnicodeDecodeError:
+            raise ConfigError(".env: is not UTF-8 text") from None
+        except (SettingsError, OSError) as error:
             raise ConfigError(f".env or environment: {type(error).__name__}") from None
         share = symbols_of_shard(self.symbols, self.shard)
         object.__setattr__(self, "symbols", share)  # frozen from here on

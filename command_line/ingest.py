@@ -14,7 +14,7 @@ from command_line.verb import Parser, Verb, add_settings, logging_for, settings_
 from domain.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from config import Settings
     from domain.times import When
@@ -57,7 +57,7 @@ def _add_arguments(parser: Parser) -> None:
             *("binance_rest_url", "binance_spot_rest_url"),
             *("binance_rate_limit_weight", "binance_rate_limit_concurrency"),
             *("binance_rate_limit_window_seconds", "ingest_long_intervals"),
-            *("event_broker", "events_keep", *SERVING, *RECOMMENDING),
+            *("event_broker", "events_keep", "health_check_interval", *SERVING, *RECOMMENDING),
         ),
     )
 
@@ -109,17 +109,32 @@ async def _ingest(
 
     ingestion = DataIngestion(settings)
     try:
-        reports = await ingestion.ingest(intervals, **asked, ask_again=ask_again, on_progress=_show)
+        with _symbols_named():
+            reports = await ingestion.ingest(
+                intervals, **asked, ask_again=ask_again, on_progress=_show
+            )
     except ValueError as error:
         raise ConfigError(f"--from, --to, --days: {error}") from None
     _print(reports)
     return 0
 
 
+@contextlib.contextmanager
+def _symbols_named() -> Iterator[None]:
+    """An unknown symbol is a wrong setting."""
+    from binance_api.errors import InvalidSymbol
+
+    try:
+        yield
+    except InvalidSymbol as error:
+        raise ConfigError(f"SYMBOLS (--symbols): {error.msg}") from None
+
+
 def _run_schedule(
     settings: Settings, intervals: list[str], days: float | None, writer: LogWriter
 ) -> int:
     from event_bus import EventBus
+    from monitoring.heartbeat import Heartbeat
 
     bus = EventBus()
     reads: list[Read] = []
@@ -132,8 +147,9 @@ def _run_schedule(
         return values
 
     serving = monitoring(settings, "ingest", read, writer=writer, bus=bus, progress=_progress)
+    heartbeat = Heartbeat(bus, settings.health_check_interval, read)
     work = _follow(settings, intervals, days, bus, analyst, reads.append)
-    return run_loop(beside(work, serving))
+    return run_loop(beside(work, serving, heartbeat.run()))
 
 
 async def _follow(
@@ -151,6 +167,7 @@ async def _follow(
         exchange = await open_exchange(settings, stack)
         if analyst is not None:
             await stack.enter_async_context(analyst.at_work())
+        stack.enter_context(_symbols_named())
         return await follow(
             settings,
             intervals,

@@ -49,7 +49,7 @@ def _run(given: dict[str, Any]) -> int:
         serving = monitoring(
             settings, "run", bot.read, bus=bot.bus, writer=writer, others={"alerts": alerts}
         )
-        work = beside(bot.run(), watch(bot.bus, terminal), serving)
+        work = beside(bot.run(), watch(bot.bus, terminal), serving, after=bot.opened)
         return run_loop(alerted(work, alerts))
 
 

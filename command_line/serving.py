@@ -59,15 +59,29 @@ def monitoring(
     return serve_monitoring(_settings(settings, verb), sources)
 
 
-async def beside(work: Coroutine[Any, Any, int], *companions: Coroutine[Any, Any, None]) -> int:
-    """Run the work, and its companions for as long as it runs."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(companion) for companion in companions]
-        try:
-            return await work
-        finally:
-            for task in tasks:
-                task.cancel()
+async def beside(
+    work: Coroutine[Any, Any, int],
+    *companions: Coroutine[Any, Any, None],
+    after: asyncio.Event | None = None,
+) -> int:
+    """Run the work, and its companions for as long as it runs; they begin ``after``, if given."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(_begun(companion, after)) for companion in companions]
+            try:
+                return await work
+            finally:
+                for task in tasks:
+                    task.cancel()
+    finally:
+        for companion in companions:  # of those that never began; the others have ended
+            companion.close()
+
+
+async def _begun(companion: Coroutine[Any, Any, None], after: asyncio.Event | None) -> None:
+    if after is not None:
+        await after.wait()
+    await companion
 
 
 def _settings(settings: Settings, verb: str) -> MonitoringSettings:

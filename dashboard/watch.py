@@ -121,7 +121,7 @@ async def _reduced(state: DashboardState, batch: Sequence[Envelope]) -> Dashboar
 
 
 async def _summarise(subscription: Subscription) -> None:
-    state = DashboardState()
+    state = nothing = DashboardState()
     due = time.monotonic() + SUMMARY_INTERVAL_S
     try:
         while True:
@@ -135,4 +135,5 @@ async def _summarise(subscription: Subscription) -> None:
                 due += SUMMARY_INTERVAL_S
                 log.info("run.summary", **summary(state))
     finally:
-        log.info("run.summary", **summary(state))
+        if state is not nothing:  # a run refused at its start is told of by its error alone
+            log.info("run.summary", **summary(state))

@@ -161,7 +161,8 @@ class DataPipeline:
         for sample in seen:
             memory.remember(sample)
         memory.history.session.learn_levels(bars)
-        log.info("pipeline.warmed", symbol=symbol, kline_count=len(bars), window_count=len(samples))
+        say = log.info if bars else log.debug  # without any: a slice of a recovery, one of many
+        say("pipeline.warmed", symbol=symbol, kline_count=len(bars), window_count=len(samples))
 
     def statistics(self) -> dict[str, int | float | str | None]:
         """Counts in, out and rejected per layer.

@@ -7,7 +7,7 @@ versions are those of the datasets that it was trained on; what it needs and doe
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -23,6 +23,8 @@ from inference.drift import DriftWatch
 from inference.onnx_model import OnnxModel
 from inference.symbol_input import REASONS, ModelInput, SymbolInput
 from microstructure.measures import FEATURE_NAMES
+
+type Session = Callable[[npt.NDArray[np.float16], npt.NDArray[np.float32]], npt.NDArray[np.float64]]
 
 _NAMED = 3  # of the inputs that drifted most
 
@@ -59,7 +61,7 @@ class Model:
         ConfigError: The ONNX file does not take what the card says.
     """
 
-    def __init__(self, card: ModelCard, session: OnnxModel, symbols: Sequence[str]) -> None:
+    def __init__(self, card: ModelCard, session: Session, symbols: Sequence[str]) -> None:
         self.card = card
         self._session = session
         self._symbols = {s: SymbolInput(card.window_ms, card.geometry) for s in symbols}

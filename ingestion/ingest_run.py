@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from binance_api.errors import Banned, ExchangeError, RateLimited
+from binance_api.errors import Banned, ExchangeError, InvalidSymbol, RateLimited
 from binance_api.kline_columns import KlineColumns, empty_columns, joined
 from binance_api.rest import Reply, RestClient
 from domain.intervals import INTERVAL_MS
@@ -329,6 +329,13 @@ class IngestRun:
             return await self._patiently(
                 lambda: self._rest.kline_columns(symbol, interval, start_ms, end_ms, limit)
             )
+        except InvalidSymbol as error:
+            raise InvalidSymbol(
+                f"{symbol} is not known to the exchange ({self._market.value} market)",
+                endpoint=error.endpoint,
+                status=error.status,
+                code=error.code,
+            ) from error
         except ExchangeError as error:
             log.error(
                 "ingestion.batch",

@@ -1,4 +1,4 @@
-"""Small tasks of a live run: analysing closed windows, warming the context, the heartbeat.
+"""Small tasks of a live run: analysing closed windows, warming the context.
 
 Each is a plain coroutine over the parts it is given; the orchestrator owns them.
 """
@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 
-import msgspec
 import structlog
 
 from binance_api.errors import ExchangeError
 from binance_api.rest import RestClient
-from domain.events import HealthEvent, Topic
 from domain.features import FeatureRow
 from domain.market import Kline
-from event_bus import EventBus
 from feature_store import FeatureStore
 from market_orchestrator.market_flow import MarketFlow
 from market_orchestrator.outputs import Outputs
@@ -30,7 +26,6 @@ _BACKLOG = 32  # closed batches waiting; beyond this analysis goes before new fr
 _DAY_MS = 86_400_000
 _KLINES_AT_ONCE = 1_000
 _LOOK_BACK_MS = 3_600_000  # of stored windows
-_LAG_TICK_S = 0.1
 _WARM_RETRY_S = 5.0
 _WARM_RETRY_CAP_S = 300.0
 
@@ -110,29 +105,3 @@ async def _klines_since_yesterday(rest: RestClient, symbol: str) -> list[Kline]:
 def _recent_rows(features: FeatureStore, symbol: str) -> list[FeatureRow]:
     last = features.last_row(symbol)
     return [] if last is None else features.scan_recent(symbol, last.window_end_ms - _LOOK_BACK_MS)
-
-
-class Heartbeat:
-    """Every ``interval_s`` a health event; measures the loop's lag in between."""
-
-    def __init__(self, bus: EventBus, interval_s: float, read: Callable[[], HealthEvent]) -> None:
-        self._bus = bus
-        self._interval_s = interval_s
-        self._read = read
-
-    async def run(self) -> None:
-        """Beat until cancelled."""
-        worst_s = 0.0
-        due = time.monotonic() + min(1.0, self._interval_s)
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(_LAG_TICK_S)
-            now = time.monotonic()
-            worst_s = max(worst_s, now - before - _LAG_TICK_S)
-            if now < due:
-                continue
-            due = now + self._interval_s
-            event = self._read()
-            values = {**event.values, "loop.worst_lag_ms": round(worst_s * 1_000, 3)}
-            self._bus.publish(Topic.HEALTH, msgspec.structs.replace(event, values=values))
-            worst_s = 0.0

@@ -22,7 +22,7 @@ from binance_api.listing import listed
 from collectors.recording import Recording
 from config import Settings
 from domain.errors import ConfigError, SourceError, StorageError
-from domain.events import ConnectionEvent, GapEvent, HealthEvent, Topic
+from domain.events import ConnectionEvent, GapEvent, Topic
 from domain.market import Market
 from event_bus import EventBus
 from feature_store import FeatureStore
@@ -41,7 +41,7 @@ from market_orchestrator.connection.robust_connection import RobustConnectionMan
 from market_orchestrator.connection.transport import default_transport
 from market_orchestrator.exchange import Exchange, connection_settings, open_exchange
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
-from market_orchestrator.live_tasks import Heartbeat, analyse_windows, warm_context
+from market_orchestrator.live_tasks import analyse_windows, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.model_signals import ModelAnalyst, model_of
 from market_orchestrator.outputs import Outputs
@@ -52,6 +52,7 @@ from market_orchestrator.route_watch import RouteWatch, RouteWatchSettings
 from market_orchestrator.storage import Storage, StorageSettings
 from market_orchestrator.windows import WindowSettings
 from monitoring.disk import DiskSettings, DiskWatch
+from monitoring.heartbeat import Heartbeat
 from rules_analyst import RulesAnalyst
 
 log = structlog.get_logger()
@@ -70,11 +71,12 @@ class EnhancedMarketBot:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.bus = EventBus()
+        self.opened = asyncio.Event()  # the data folder is this bot's own
         self.parts: LiveParts | None = None  # while it runs
 
     def read(self) -> dict[str, float | int | str | None]:
         """Every part's statistics, ``part.name`` to value; empty while it is not running."""
-        return {} if self.parts is None else self.parts.read().values
+        return {} if self.parts is None else self.parts.read()
 
     async def run(self) -> int:
         """Run until cancelled or for the asked-for duration.
@@ -90,6 +92,8 @@ class EnhancedMarketBot:
                 model = await asyncio.to_thread(model_of, settings, settings.symbols)
                 exchange = await open_exchange(settings, stack)
                 paths = _open_folder(settings, stack)
+                self.opened.set()
+                await asyncio.sleep(0)  # who waited for it subscribes before the first event
                 recording = (
                     await open_recording(settings, exchange, stack) if settings.record else None
                 )
@@ -300,8 +304,8 @@ class LiveParts:
         await self.storage.finish()
         log.info("run.stopped", **self.outputs.statistics())
 
-    def read(self) -> HealthEvent:
-        """Every part's statistics now."""
+    def read(self) -> dict[str, float | int | str | None]:
+        """Every part's statistics now, ``part.name`` to value."""
         parts = {
             "flow": self.flow.statistics(),
             "windows": self.flow.builder.statistics(),
@@ -326,8 +330,7 @@ class LiveParts:
             parts["ai"] = self.analyst.statistics()
         if self.model is not None:
             parts["model"] = self.model.statistics()
-        values = {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
-        return HealthEvent(at_ns=time.time_ns(), values=values)
+        return {f"{part}.{k}": v for part, read in parts.items() for k, v in read.items()}
 
 
 async def replay(settings: Settings, path: Path) -> int:

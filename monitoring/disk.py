@@ -110,9 +110,10 @@ class DiskWatch:
         return self._space
 
     def statistics(self) -> dict[str, int | float | str | None]:
-        """Free bytes at the last look, how that was judged, and looks that failed."""
+        """Free space at the last look, how that was judged, and looks that failed."""
         return {
             "free_bytes": self._free_bytes,
+            "free_mib": None if self._free_bytes is None else self._free_bytes // _MIB,
             "space": self._space.value,
             "failed_looks": self._failed_looks,
         }

@@ -13,10 +13,10 @@ from domain.model_card import ImageGeometry, InputHistogram, ModelCard
 from inference.card import CARD_FILE, MODEL_FILE
 from inference.onnx_model import OnnxModel
 from microstructure.measures import FEATURE_NAMES
-from microstructure.model_input import INPUT_VERSION
 from research.export import export
 from research.models import Network
 from research.presets import preset_of
+from tests.model_cards import card_of
 
 GEOMETRY = ImageGeometry(frames=4, height=8, width=8)
 
@@ -30,36 +30,19 @@ def write_model(
     network = Network(kind, geometry, len(FEATURE_NAMES)).eval()
     folder.mkdir(parents=True)
     export(network, geometry, len(FEATURE_NAMES), folder / MODEL_FILE)
-    card = ModelCard(
+    card = card_of(
         name="untrained",
         kind=kind.kind,
         preset=kind.name,
-        created_at_ms=1,
-        market="um",
-        symbols=("BTCUSDT",),
-        window_ms=5_000,
-        input_version=INPUT_VERSION,
         feature_names=FEATURE_NAMES if kind.takes_features else (),
         geometry=geometry if kind.takes_image else None,
-        label="smooth",
-        horizon_s=60,
-        smoothing_s=5.0,
-        thresholds={"BTCUSDT": 1e-4},
-        train_dates=("2024-07-01",),
-        validation_dates=("2024-07-02",),
-        test_dates=("2024-07-03",),
-        data_sha256="",
         model_sha256=hashlib.sha256((folder / MODEL_FILE).read_bytes()).hexdigest(),
-        seed=7,
-        metrics={},
-        baselines={},
         input_histograms=tuple(
             InputHistogram(name=name, edges=(0.0,), shares=(0.5, 0.5), undefined_share=0.0)
             for name in FEATURE_NAMES
         ),
-        software={},
+        **changes,
     )
-    card = msgspec.structs.replace(card, **changes)
     (folder / CARD_FILE).write_bytes(msgspec.json.encode(card))
     return card
 

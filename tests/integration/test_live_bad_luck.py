@@ -140,9 +140,11 @@ def test_a_second_bot_on_the_folder_and_another_source_are_refused(
 ) -> None:
     first = start_bot(tmp_path / "first", data_dir, variables=urls)
     assert first.until(lambda: has_begun(data_dir))
-    code, line = run_to_the_end(
-        tmp_path / "second", "run", "--headless", "--data-dir", data_dir, **urls
+    second = Program(
+        tmp_path / "second", "run", "--headless", "--data-dir", data_dir, variables=FAST | urls
     )
+    code, line = second.wait(), error_line(second)
+    assert second.stderr.count("\n") == 1, second.stderr
     assert code == 2
     assert f"pid {first.process.pid}" in line
     assert first.stop() == 0

@@ -118,4 +118,6 @@ def test_of_a_random_walk_no_skill_is_told(preset, walk, capsys, clean_environme
     assert not found["has_skill"]
     assert not found["is_better"]
     assert found["verdict"].startswith("no skill")
-    assert found["money"]["timing_bps"]["low"] < 0.0  # one interval in forty is wholly below, by chance
+    assert (
+        found["money"]["timing_bps"]["low"] < 0.0
+    )  # one interval in forty is wholly below, by chance

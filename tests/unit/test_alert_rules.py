@@ -1,11 +1,22 @@
 """Rules as data: the shipped ones, a user's own over them, and mistakes named in one line."""
 
+import asyncio
+import re
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from alerts.rules import load_rules
+from alerts.rules import RuleBook, load_rules
+from config import Settings
 from domain.errors import ConfigError
+from event_bus import EventBus
+from inference.model import Model
+from market_orchestrator.exchange import open_exchange
+from market_orchestrator.market_orchestrator import LiveParts
+from tests.alert_samples import T0, engine, health
+from tests.model_cards import card_of
 
 
 def own(tmp_path: Path, text: str) -> Path:
@@ -24,6 +35,43 @@ def test_the_shipped_rules_cover_what_the_bot_can_tell() -> None:
         *("loop_lag", "relayed"),
     } <= set(rules)
     assert rules["symbol_silent"].inhibits == ("market", "signal")
+
+
+def test_what_the_shipped_rules_ask_of_the_bots_health_is_in_its_health(
+    clean_environment: pytest.MonkeyPatch, data_dir: Path
+) -> None:
+    clean_environment.setenv("GROQ_API_KEY", "key")
+
+    async def read() -> set[str]:
+        async with AsyncExitStack() as stack:
+            settings = Settings(data_dir=data_dir)
+            exchange = await open_exchange(settings, stack)
+            model = Model(card_of(), lambda *_: np.full((1, 3), 1 / 3), ["BTCUSDT"])
+            parts = LiveParts(settings, settings.paths, exchange, EventBus(), model=model)
+            return set(parts.read())
+
+    known = asyncio.run(read()) | {"loop.worst_lag_ms", "ai.groq.budget_ratio", "part", "value"}
+    for rule in load_rules().rule:
+        if rule.on == "health":
+            fields = {condition.field for condition in rule.when}
+            for field in fields | set(re.findall(r"\{([\w.*]+)", rule.message)):
+                pattern = re.escape(field).replace(r"\*", r"\w+")
+                assert any(re.fullmatch(pattern, key) for key in known), (rule.name, field)
+
+
+def test_a_feed_that_is_up_by_the_next_health_event_was_never_down() -> None:
+    (rule,) = (rule for rule in load_rules().rule if rule.name == "feed_down")
+    machine = engine(RuleBook(rule=(rule,)))
+    beat_s = round(Settings.model_fields["health_check_interval"].default)
+    states = ["subscribed", "healthy", "disconnected", "disconnected", "disconnected"]
+    fired = []
+    for beat, state in enumerate(states):
+        for second in range(beat_s * beat + 1, beat_s * (beat + 1) + 1):
+            machine.tick(T0 + second * 1_000)  # the last one is before the next health event
+        at_ms = T0 + beat_s * (beat + 1) * 1_000 + 100
+        machine.observe(health(connection__trades__state=state), at_ms)
+        fired.append(machine.fired_count)
+    assert fired == [0, 0, 0, 0, 1]
 
 
 def test_an_own_file_changes_fields_adds_rules_and_switches_off(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_unknown_variables_are_left_alone_and_unknown_arguments_fail(
 
 def test_an_unreadable_env_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ConfigError, match=r"^\.env"):
+    with pytest.raises(ConfigError, match=r"^\.env: is not UTF-8 text$"):
         Settings()
 
 

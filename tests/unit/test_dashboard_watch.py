@@ -128,6 +128,14 @@ def test_without_a_terminal_a_summary_is_logged_at_the_end() -> None:
     assert entry["trades"] == 480_000
 
 
+def test_of_a_run_without_an_event_there_is_no_summary() -> None:
+    bus = EventBus()
+    bus.close()
+    with structlog.testing.capture_logs() as logs:
+        asyncio.run(watch(bus, None))
+    assert logs == []
+
+
 def test_a_view_that_fails_is_logged_and_harms_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object) -> None:
         raise ZeroDivisionError

@@ -10,7 +10,7 @@ import pytest
 
 from domain.events import Action
 from domain.market import DepthSnapshot
-from domain.model_card import ImageGeometry, InputHistogram, ModelCard
+from domain.model_card import ImageGeometry, InputHistogram
 from inference.drift import DriftWatch, stability
 from inference.model import Prediction
 from inference.model_signal import EVIDENCE, model_signal
@@ -27,6 +27,7 @@ from microstructure.book_image import book_images
 from microstructure.measures import FEATURE_NAMES, LOOK_BACK_WINDOWS, day_bins, features_of
 from research.lake_day import books_of
 from tests.book_days import START_MS, Walk
+from tests.model_cards import card_of
 
 WINDOW_MS = 5_000
 GEOMETRY = ImageGeometry(frames=2, height=8, width=4)
@@ -180,36 +181,6 @@ def test_a_value_on_an_edge_lies_in_the_bin_above_it():
     assert watch.psi["ofi_1"] == pytest.approx(0.0, abs=0.01)
 
 
-def card(**changes: Any) -> ModelCard:
-    given: dict[str, Any] = {
-        "name": "m",
-        "kind": "mlp",
-        "preset": "mlp",
-        "created_at_ms": 1,
-        "market": "um",
-        "symbols": ("BTCUSDT",),
-        "window_ms": WINDOW_MS,
-        "input_version": "1",
-        "feature_names": FEATURE_NAMES,
-        "geometry": None,
-        "label": "smooth",
-        "horizon_s": 60,
-        "smoothing_s": 5.0,
-        "thresholds": {"BTCUSDT": 0.001},
-        "train_dates": ("2024-07-01",),
-        "validation_dates": (),
-        "test_dates": ("2024-07-02",),
-        "data_sha256": "",
-        "model_sha256": "0123456789abcdef",
-        "seed": 1,
-        "metrics": {},
-        "baselines": {},
-        "input_histograms": (),
-        "software": {},
-    }
-    return ModelCard(**{**given, **changes})
-
-
 @pytest.mark.parametrize(
     ("shares", "action", "invalidation"),
     [
@@ -230,7 +201,9 @@ def test_the_likeliest_class_is_the_action(shares, action, invalidation):
         features=features,
         input_hash="h",
     )
-    signal = model_signal(card(), found, price=100.0, decided_at_ms=START_MS + 20, latency_ms=3.0)
+    signal = model_signal(
+        card_of(), found, price=100.0, decided_at_ms=START_MS + 20, latency_ms=3.0
+    )
     assert (signal.action, signal.confidence) == (action, max(shares))
     assert (signal.p_down, signal.p_flat, signal.p_up) == shares
     assert signal.invalidation == (None if invalidation is None else pytest.approx(invalidation))
@@ -238,6 +211,6 @@ def test_the_likeliest_class_is_the_action(shares, action, invalidation):
     assert signal.evidence["ofi_12"] is None
     assert set(signal.evidence) == {"price", *EVIDENCE}
     barrier = model_signal(
-        card(label="triple_barrier"), found, price=100.0, decided_at_ms=START_MS, latency_ms=0.0
+        card_of(label="triple_barrier"), found, price=100.0, decided_at_ms=START_MS, latency_ms=0.0
     )
     assert barrier.invalidation is None

@@ -61,7 +61,7 @@ def test_a_nearly_full_disk_ends_the_task_and_says_what_to_do(tmp_path):
     assert raised.value.exit_code == 1
     assert str(raised.value).startswith(f"only 5 MiB are free at {tmp_path}")
     assert "prune" in str(raised.value)
-    expected = {"free_bytes": 5 * MIB, "space": "full", "failed_looks": 0}
+    expected = {"free_bytes": 5 * MIB, "free_mib": 5, "space": "full", "failed_looks": 0}
     assert scene.watch.statistics() == expected
 
 
