@@ -29,10 +29,11 @@ from lake.stream_files import (
 )
 from simulator.frames import SymbolSpec
 from simulator.synthetic import DEPTH_LATENCY_NS, SyntheticMarket
-from simulator.synthetic_book import LEVELS, BookMinute, update_ids
+from simulator.synthetic_book import LEVELS, update_ids
 from simulator.synthetic_trades import MINUTE_MS, STEP_MS, STEPS
 
 HOURS_OF_A_DAY: Final = 24
+_FIRST_DAY_MS: Final = 946_684_800_000  # of 2000
 _HOUR_MS: Final = 3_600_000
 _HOUR_MINUTES: Final = 60
 _METADATA: Final = {"source": "synthetic"}
@@ -72,11 +73,13 @@ class DaysWanted(msgspec.Struct, frozen=True, kw_only=True):
             if not least <= value <= most:
                 raise ConfigError(f"{flag}: must be from {least} to {most}, not {value}")
         try:
-            date_start_ms(self.first_date)
+            is_known = date_start_ms(self.first_date) >= _FIRST_DAY_MS
         except ValueError:
+            is_known = False
+        if not is_known:
             raise ConfigError(
-                f"--from: {self.first_date!r} is no day, write it as 2026-01-01"
-            ) from None
+                f"--from: {self.first_date!r} is no day from 2000 on, write it as 2026-01-01"
+            )
 
     @property
     def dates(self) -> tuple[str, ...]:
@@ -148,13 +151,9 @@ def books_of(market: SyntheticMarket, symbol: str, minutes: range) -> StreamTabl
         first_update_id=ids[:, 0].copy(),
         final_update_id=ids[:, 1].copy(),
         prev_final_update_id=ids[:, 2].copy(),
-        bids=_levels(spec, [_side(book, is_bid=True) for book in made]),
-        asks=_levels(spec, [_side(book, is_bid=False) for book in made]),
+        bids=_levels(spec, [(book.bid_ticks, book.bid_steps) for book in made]),
+        asks=_levels(spec, [(book.ask_ticks, book.ask_steps) for book in made]),
     )
-
-
-def _side(book: BookMinute, *, is_bid: bool) -> tuple[np.ndarray, np.ndarray]:
-    return (book.bid_ticks, book.bid_steps) if is_bid else (book.ask_ticks, book.ask_steps)
 
 
 def _levels(spec: SymbolSpec, minutes: Sequence[tuple[np.ndarray, np.ndarray]]) -> LevelColumn:
@@ -220,6 +219,9 @@ def main(arguments: Sequence[str]) -> int:
     except OrderFlowError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("stopped; the day at hand is incomplete, start anew in another folder")
+        return 0
 
 
 if __name__ == "__main__":

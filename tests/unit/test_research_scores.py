@@ -18,7 +18,7 @@ from research.evaluate import Against, verdict
 from research.metrics import confusion, macro_f1, macro_f1_gain, matthews, score
 from research.presets import PRESETS, preset_of
 from research.scaling import ScaleFit
-from research.trades import Gains, Money, gains_of, money_of
+from research.trades import Gains, Money, gains_of, money_of, timing_of
 from research.trials import Trial, deflated_sharpe, log_trial, trials_of
 
 NO_MONEY = Money(trades=0, gross_bps=None, net_bps=None, break_even_fee_bps=None)
@@ -151,6 +151,23 @@ def test_trades_cross_the_spread_late_and_pay_fees():
     assert money_of(np.ones(3, int), gains, 5.0, one_block(3)).net_bps is None
     empty = Gains(np.full(3, np.nan), np.full(3, np.nan))
     assert money_of(np.full(3, 2), empty, 5.0, one_block(3)).trades == 0
+
+
+def test_only_calls_that_foretell_the_price_are_well_timed():
+    random = np.random.default_rng(11)
+    moves, calm = random.normal(size=4_000), random.random(4_000) < 0.5
+    moves[calm] /= 10.0  # known beforehand: says how far, not whither
+    gains = Gains(moves + 0.5 - 0.1, -moves - 0.5 - 0.1)  # a drift, and the spread
+    blocks = Blocks.of(np.arange(4_000) * 5_000, np.full(4_000, 10_000))
+    bold = np.where(calm, 1, random.choice([0, 2], 4_000))
+    for blind in (random.integers(3, size=4_000), np.full(4_000, 2), bold):
+        timing = timing_of(blind, gains, blocks)
+        assert timing.low <= 1e-12 <= timing.high + 1e-9
+    noisy = moves + random.normal(size=4_000) * 2.0
+    knowing = timing_of(np.where(noisy > 0, 2, 0), gains, blocks)
+    assert 0.0 < knowing.low < knowing.value < np.abs(moves).mean()
+    lost = Gains(np.full(4_000, np.nan), gains.short)
+    assert timing_of(bold, lost, blocks) is None
 
 
 def test_every_trial_is_kept_and_a_torn_line_is_none(tmp_path):

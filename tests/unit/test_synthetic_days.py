@@ -84,6 +84,7 @@ def test_the_command_writes_days_and_its_errors_are_one_line(tmp_path, capsys):
     for flags, expected in (
         (folder, "has files of 2026-01-01 already"),
         ([*folder, "--from", "1.1."], "--from: '1.1.' is no day"),
+        ([*folder, "--from", "1960-01-01"], "is no day from 2000 on"),
         ([*folder, "--days", "0"], "--days: must be from 1"),
         ([*folder, "--hours", "25"], "--hours: must be from 1 to 24"),
         ([*folder, "--planted-edge", "2"], "--planted-edge: must be from 0 to 1"),
