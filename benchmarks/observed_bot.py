@@ -171,7 +171,7 @@ async def observe(
             "first": watch.rss[0] / _MIB,
             "last": watch.rss[-1] / _MIB,
             "max": max(watch.rss) / _MIB,
-            "by_minute": [round(rss / _MIB, 1) for rss in watch.rss[::60]],
+            "by_10_s": [round(rss / _MIB, 1) for rss in watch.rss[::10]],
             "growth_per_min_in_second_half": _slope(watch.rss[len(watch.rss) // 2 :]) * 60 / _MIB,
         },
         "boundaries": len(counts),

@@ -197,7 +197,8 @@ class DataPipeline:
         self, metrics: FlowMetrics, book: BookWindow | None, memory: _Memory, revision: int
     ) -> PipelineResult:
         self._enrich.taken += 1
-        window = enrich(metrics, book, self._settings.enrich, memory.book)
+        measured, memory.book = memory.book, None  # not kept: forty levels of every symbol
+        window = enrich(metrics, book, self._settings.enrich, measured)
         self._enrich.rejected += book is not None and book.last is not None and window.shape is None
         self._enrich.passed += 1
 

@@ -34,9 +34,9 @@ async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) 
     """Take everything the flow has closed through analysis, in slices."""
     while flow.live or flow.revised:
         if flow.live:
+            await _give_way(flow)
             async with outputs.emitting:
                 await _emit_batch(flow, outputs)
-            await _give_way(flow)
         else:
             rebuilt: dict[str, dict[int, FeatureRow]] = {}
             for row in flow.rows_of(flow.revised.popleft()):

@@ -172,11 +172,12 @@ class MarketFlow:
 
     def analyse(self, batch: WindowBatch) -> Iterator[ClosedWindow]:
         """Metrics and feature rows of windows that closed together, in time order per symbol."""
+        offsets = batch.offsets.tolist()
         for place, metrics in enumerate(self.analyzer.analyze(batch)):
             book = self.books.close(metrics.symbol, metrics.window_start_ms)
             result = self.pipeline.process(metrics, book)
             if result.row is not None:
-                rows = batch.rows[batch.offsets[place] : batch.offsets[place + 1]]
+                rows = batch.rows[offsets[place] : offsets[place + 1]]
                 count = min(metrics.whale_count, MOST_WHALE_PRINTS)
                 prints = whale_prints(rows, count, self._whale_unit)
                 yield ClosedWindow(metrics, result.row, result.context, prints)

@@ -215,7 +215,7 @@ class LiveParts:
         await self._check_symbols()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000, 20, 50)  # many short-lived objects; 50,000 at once take 20 ms
+        gc.set_threshold(2_000, 20, 200)  # often and briefly: 50,000 objects at once take 20 ms
         sys.setswitchinterval(_SWITCH_S)
         if self.recording is not None:
             await self.recording.open()

@@ -251,18 +251,15 @@ class RoundLots:
         is_round = (trades.quantity % lots == 0).astype(np.float64)
         self._recent.append(owners, trades.counts, is_round)
         own = np.add.reduceat(is_round, trades.starts) / trades.counts
-        shares = self._recent.values[owners].mean(axis=1)  # infinite while there are fewer
         size = self._recent.size
-        for owner, count, alone, share in zip(
-            owners.tolist(), trades.counts.tolist(), own.tolist(), shares.tolist(), strict=True
+        held = np.minimum(self._recent.seen[owners], size)
+        recent = np.count_nonzero(self._recent.values[owners] == 1.0, axis=1) / held
+        shares = np.where(trades.counts > size, own, recent)
+        for owner, count, share in zip(
+            owners.tolist(), held.tolist(), shares.tolist(), strict=True
         ):
-            held = self._recent.held(owner)
-            if count > size:
-                self._latest[owner] = alone
-            elif held == size:
+            if count >= self._minimum:
                 self._latest[owner] = share
-            elif held >= self._minimum:
-                self._latest[owner] = float(self._recent.values[owner, :held].mean())
 
     def of(self, symbol: int) -> float | None:
         """The share after the last update; None below the minimum count."""
