@@ -56,6 +56,7 @@ from rules_analyst import RulesAnalyst
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
+_SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush or the view after so long, not 5 ms
 
 
 class _DurationOver(Exception):
@@ -206,6 +207,7 @@ class LiveParts:
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 20, 50)  # frames make many short-lived objects
+        sys.setswitchinterval(_SWITCH_S)
         if self.recording is not None:
             await self.recording.open()
         try:
