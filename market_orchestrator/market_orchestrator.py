@@ -56,7 +56,9 @@ from rules_analyst import RulesAnalyst
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
-_SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush or the view after so long, not 5 ms
+_SWITCH_S = (
+    0.0005  # the loop gets the interpreter back from a flush or the view after so long, not 5 ms
+)
 
 
 class _DurationOver(Exception):
