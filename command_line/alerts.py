@@ -178,6 +178,7 @@ def _print_rules(book: RuleBook) -> None:
 
 
 def _silence(settings: Settings, options: dict[str, str | None]) -> int:
+    from alerts.rules import load_rules
     from alerts.silences import add_silence, end_silences
 
     folder, now_ms = alert_folder(settings), time.time_ns() // 1_000_000
@@ -200,6 +201,9 @@ def _silence(settings: Settings, options: dict[str, str | None]) -> int:
     )
     about = f"{silence.name}, {silence.symbol or 'all symbols'}"
     print(f"{silence.silence_id}: {about}: silent until {_utc(silence.until_ms)}")
+    rules = load_rules(settings.alert_rules).rule
+    if not any(silence.covers(rule.name, silence.symbol, now_ms) for rule in rules):
+        print(f"note: no rule is called {name} (python main.py alerts list shows the names)")
     return 0
 
 

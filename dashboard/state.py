@@ -318,8 +318,9 @@ def _newest(lines: tuple[LogLine, ...], more: Iterable[LogLine]) -> tuple[LogLin
 
 
 def _alert_line(alert: Alert) -> LogLine:
-    symbol = f"{alert.symbol} " if alert.symbol else ""
-    return LogLine(alert.at_ns, alert.severity, f"{symbol}{alert.message}")
+    is_named = not alert.symbol or alert.message.startswith(alert.symbol)
+    text = alert.message if is_named else f"{alert.symbol} {alert.message}"
+    return LogLine(alert.at_ns, alert.severity, text)
 
 
 def _event_line(payload: msgspec.Struct) -> LogLine | None:

@@ -58,7 +58,7 @@ from rules_analyst import RulesAnalyst
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
-_SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush after so long, not 5 ms
+_SWITCH_S = 0.0005  # the loop gets the interpreter back from other threads so soon, not in 5 ms
 
 
 class _DurationOver(Exception):

@@ -88,6 +88,18 @@ def test_silences_are_made_listed_and_ended(
     assert read_silences(data_dir / "alerts") == ()
 
 
+def test_a_silence_that_no_rule_bears_the_name_of_is_made_and_says_so(
+    capsys: pytest.CaptureFixture[str], data_dir: Path
+) -> None:
+    for name in ("whale_*", "whale_prints"):
+        assert main(["alerts", "silence", name, "--data-dir", str(data_dir)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.startswith("note: no rule is called whale_prints") for line in said] == [
+        *(False, False),
+        True,
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -128,6 +128,14 @@ def test_a_flush_is_dated_by_the_health_event_that_first_counts_it() -> None:
     assert state.flushed_ns == T0 * 1_000_000 + 30 * 10**9
 
 
+def test_an_alert_names_its_symbol_once() -> None:
+    state = after(alert("disk is slow"), alert("BTCUSDT: a large sweep"))
+    assert [line.text for line in state.alerts] == [
+        "BTCUSDT disk is slow",
+        "BTCUSDT: a large sweep",
+    ]
+
+
 def test_the_order_of_batches_does_not_matter_where_events_are_cut() -> None:
     events = [features(T0 + n * WINDOW_MS) for n in range(5)] + [gap(GapState.OPEN), socket()]
     whole, pieces = after(*events), DashboardState()
