@@ -1,8 +1,9 @@
 """The whole chain on markets that are known: lake, features, training, export, evaluation, live.
 
-One market is a random walk, the other the same with a pattern planted into its book. ``MODELS`` of both
-are trained and judged by the product's verbs: the pattern must be found, and of the walk no skill told.
+One market is a random walk, the other has a pattern planted into its book. ``MODELS`` of both are trained
+and judged by the product's verbs: the pattern must be found, and of the walk no skill told.
 What finds it finds it live: its signals of the test day, replayed as a bot hears it, are offline's.
+Other seeds and sizes: ``benchmarks/bench_model_chain.py``.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SYMBOL = "BTCUSDT"
 WALK = DaysWanted(
     symbols=(SYMBOL,), first_date="2026-01-01", days=5, hours=2, seed=1, planted_edge=0.0
 )
-PLANTED = msgspec.structs.replace(WALK, planted_edge=1.0)
+PLANTED = msgspec.structs.replace(WALK, seed=2, planted_edge=1.0)
 MODELS = {"tiny": 2, "logistic": 20}  # preset and the epochs it gets
 NAIVE = {"majority", "always_flat", "last_sign"}
 
