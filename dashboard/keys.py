@@ -9,7 +9,9 @@ import asyncio
 import atexit
 import contextlib
 import os
+import select
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
@@ -31,6 +33,7 @@ _NAMED = {
 }
 _POLL_S = 0.1
 _READ_BYTES = 256
+_CLOSE_TIMEOUT_S = 1.0
 
 
 def keys_in(data: bytes) -> list[str]:
@@ -88,23 +91,32 @@ def _is_in_foreground(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _reader(descriptor: int, on_key: Callable[[str], None]) -> Iterator[None]:
+    """A thread reads: uvloop's own reader makes the terminal non-blocking, which output and shell share."""
     loop = asyncio.get_running_loop()
+    woken, wake = os.pipe()
 
-    def read() -> None:
-        try:
-            data = os.read(descriptor, _READ_BYTES)
-        except OSError:
-            data = b""
-        if not data:  # the terminal is gone
-            loop.remove_reader(descriptor)
+    def on_data(data: bytes) -> None:
         for key in keys_in(data):
             on_key(key)
 
-    loop.add_reader(descriptor, read)
+    def read_on() -> None:
+        try:
+            while woken not in select.select([descriptor, woken], [], [])[0]:
+                if not (data := os.read(descriptor, _READ_BYTES)):
+                    return
+                loop.call_soon_threadsafe(on_data, data)
+        except (OSError, RuntimeError):  # the terminal is gone; the loop is
+            return
+        finally:
+            os.close(woken)
+
+    thread = threading.Thread(target=read_on, name="keys", daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        loop.remove_reader(descriptor)
+        os.close(wake)
+        thread.join(_CLOSE_TIMEOUT_S)
 
 
 @contextlib.contextmanager

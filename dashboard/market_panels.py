@@ -50,7 +50,7 @@ def of_symbol(draw: Callable[[Scene, SymbolState, int, int], list[Text]], title:
         lines = draw(scene, symbol, width, height)[:height]
         if not scene.is_stale(symbol):
             return lines
-        age = age_text(symbol.seen_ns, scene.now_ns) if symbol.row else "no live window yet"
+        age = age_text(symbol.seen_ns, scene.now_ns) if symbol.seen_ns else "no live window yet"
         head = ruled((title, QUIET), width, f"stale: {age}", "yellow")
         return [head, *(line((text.plain, QUIET)) for text in lines[1:])]
 

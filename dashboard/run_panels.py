@@ -68,7 +68,7 @@ def _title(scene: Scene, width: int) -> Text:
         stale = scene.is_stale(symbol)
         price = price_text(symbol.price, symbol.price)
         left += [(symbol.symbol, "bold"), "  ", (price, QUIET if stale else "bold")]
-        if symbol.row is not None:
+        if symbol.seen_ns:
             age = age_text(symbol.seen_ns, scene.now_ns)
             left.append((f"  {'STALE ' if stale else ''}{age} old", "yellow" if stale else QUIET))
     at = f"{clock(scene.now_ns // 1_000_000)} UTC"

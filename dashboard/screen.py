@@ -103,7 +103,10 @@ class Screen:
             return
         rest = memoryview(data)
         while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+            try:
+                rest = rest[os.write(self._descriptor, rest) :]
+            except BlockingIOError:  # whoever shares the terminal made it so
+                select.select([], [self._descriptor], [])
 
 
 class Painter:

@@ -71,7 +71,7 @@ class SymbolState(msgspec.Struct, frozen=True, kw_only=True):
     row: FeatureRow | None = None  # of the newest live window
     price: Decimal | None = None  # last trade, carried through silent windows
     lag_ms: int | None = None  # from the newest live window's end to its close
-    seen_ns: int = 0  # when that window closed
+    seen_ns: int = 0  # when the last window closed in which the feed lived
     rules: Signal | None = None
     model: Signal | None = None  # of a trained one
     analysis: Signal | None = None  # of an AI model
@@ -223,14 +223,20 @@ def _after_windows(
         event, before = own[-1], found.get(symbol) or SymbolState(symbol=symbol)
         prints = [whale for each in own for whale in each.whale_prints]
         close, end_ms = event.metrics.close, event.metrics.window_end_ms
+        heard_ns = [each.closed_at_ns for each in own if _was_heard(each)]
         found[symbol] = msgspec.structs.replace(
             before,
             price=before.price if close is None else close,
             lag_ms=event.closed_at_ns // 1_000_000 - end_ms,
-            seen_ns=event.closed_at_ns,
+            seen_ns=heard_ns[-1] if heard_ns else before.seen_ns,
             whales=(*before.whales, *prints)[-WHALES_KEPT:] if prints else before.whales,
         )
     return found
+
+
+def _was_heard(event: WindowEvent) -> bool:
+    """Whether the feed showed that it lives: windows of a dead one are empty, and holed."""
+    return event.metrics.complete or event.metrics.trade_count > 0
 
 
 def _after_signals(

@@ -166,6 +166,23 @@ def test_it_starts_updates_takes_keys_survives_resizing_and_leaves_a_clean_termi
 
 
 @pytest.mark.long
+def test_after_ctrl_s_and_ctrl_q_the_picture_goes_on(demo: Callable[..., Terminal80]) -> None:
+    terminal = demo()
+    terminal.until(lambda text: re.match(r"BTCUSDT +\d", text))
+    terminal.child.send(b"\x13")
+    for _ in range(15):  # several pictures more than fit between the program and its terminal
+        terminal._read()
+    terminal.child.send(b"2\x11")
+    terminal.until(lambda text: text.startswith("ETHUSDT"))
+    terminal.child.send(b"\x13")
+    for _ in range(5):
+        terminal._read()
+    terminal.child.send(b"\x03")
+    assert terminal.end() == 0
+    assert is_clean(terminal)
+
+
+@pytest.mark.long
 def test_q_and_y_stop_the_bot(demo: Callable[..., Terminal80]) -> None:
     terminal = demo()
     terminal.until(lambda text: "msg/s" in text)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 
 import pytest
 
@@ -51,6 +52,28 @@ def test_keys_arrive_one_by_one_and_the_mode_is_put_back() -> None:
         asyncio.run(work())
         assert seen == ["n", "right"]
         assert termios.tcgetattr(theirs) == before
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def test_reading_keys_leaves_the_terminal_blocking_for_output_and_shell() -> None:
+    uvloop = pytest.importorskip("uvloop", reason="the standard loop alone here")
+    ours, theirs = os.openpty()
+    seen: list[str] = []
+
+    async def work() -> None:
+        with os.fdopen(theirs, "r", closefd=False) as stream, reading_keys(stream, seen.append):
+            os.write(ours, b"n")
+            async with asyncio.timeout(10):
+                while not seen:
+                    await asyncio.sleep(0.01)
+            assert os.get_blocking(theirs)
+
+    try:
+        uvloop.run(work())
+        assert os.get_blocking(theirs)
+        assert "keys" not in {thread.name for thread in threading.enumerate()}
     finally:
         os.close(ours)
         os.close(theirs)

@@ -128,6 +128,27 @@ def test_a_flush_is_dated_by_the_health_event_that_first_counts_it() -> None:
     assert state.flushed_ns == T0 * 1_000_000 + 30 * 10**9
 
 
+def test_empty_holed_windows_of_a_dead_feed_make_no_price_fresh() -> None:
+    heard = window(T0)
+    metrics = msgspec.structs.replace(
+        heard.metrics,
+        window_end_ms=T0 + WINDOW_MS,
+        complete=False,
+        missing_trades=None,
+        trade_count=0,
+        close=None,
+    )
+    empty = msgspec.structs.replace(
+        heard, metrics=metrics, closed_at_ns=heard.closed_at_ns + WINDOW_MS * 1_000_000
+    )
+    state = after(heard, empty)
+    assert state.symbols["BTCUSDT"].seen_ns == heard.closed_at_ns
+    assert after(empty).symbols["BTCUSDT"].seen_ns == 0
+    silent = msgspec.structs.replace(metrics, complete=True, missing_trades=0)
+    state = after(msgspec.structs.replace(empty, metrics=silent), state=state)
+    assert state.symbols["BTCUSDT"].seen_ns == empty.closed_at_ns
+
+
 def test_an_alert_names_its_symbol_once() -> None:
     state = after(alert("disk is slow"), alert("BTCUSDT: a large sweep"))
     assert [line.text for line in state.alerts] == [

@@ -6,14 +6,14 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from dashboard.scene import Banner
+from dashboard.scene import Banner, Scene
 from dashboard.screen import THREAD_NAME, Screen, supports_view
 from dashboard.watch import QUEUE_EVENTS, Terminal, watch
 from domain.events import Topic
@@ -63,6 +63,29 @@ def test_a_terminal_that_takes_nothing_does_not_hold_up_the_caller(
 
             screen.show(make)
     assert len(made) < 2_000
+
+
+def test_a_terminal_that_takes_nothing_for_a_while_gets_the_newest_frame_afterwards(
+    pair: tuple[int, Any],
+) -> None:
+    ours, stream = pair
+    os.set_blocking(stream.fileno(), False)  # as another program on the terminal may do
+    os.set_blocking(ours, False)
+    state, mark = busy_market(), "LAST"
+
+    def made(second: int, trouble: str) -> Callable[[], Scene]:
+        return lambda: scene(state, later_s=second, trouble=trouble)
+
+    with structlog.testing.capture_logs() as logs, Screen(stream) as screen:
+        for second in range(100):  # nobody reads: the terminal's buffer fills up
+            screen.show(made(second, f"trouble {second}"))
+            time.sleep(0.005)
+        screen.show(made(100, mark))
+        shown, deadline = b"", time.monotonic() + 10
+        while mark.encode() not in shown:
+            assert time.monotonic() < deadline
+            shown += _drain(ours)
+    assert not logs
 
 
 def test_the_dashboard_draws_what_the_bus_says_and_gives_the_terminal_back(
