@@ -67,7 +67,7 @@ def test_closing_hands_on_the_rest_and_takes_nothing_more():
     assert collected(work, interval_s=0.001) == [[b"0"]]
 
 
-def test_a_lasting_rate_is_gathered_until_it_ends():
+def test_a_lasting_rate_is_gathered_until_it_ends() -> None:
     batches: list[list[bytes]] = []
 
     async def work() -> None:
