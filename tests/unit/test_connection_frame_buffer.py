@@ -67,6 +67,34 @@ def test_closing_hands_on_the_rest_and_takes_nothing_more():
     assert collected(work, interval_s=0.001) == [[b"0"]]
 
 
+def test_a_lasting_rate_is_gathered_until_it_ends() -> None:
+    batches: list[list[bytes]] = []
+
+    async def work() -> None:
+        buffer = FrameBuffer(
+            lambda payloads, _: batches.append(payloads),
+            interval_s=0.0,
+            busy_interval_s=HOUR_S,
+            max_batch=100,
+        )
+
+        async def read(*payloads: bytes) -> None:
+            buffer.extend(list(payloads))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        for _ in range(8):
+            await read(b"1", b"2", b"3", b"4")
+        assert len(batches) == 8  # one read, one batch: not known to last so far
+        await read(b"5", b"6", b"7", b"8")
+        assert len(batches) == 8  # waits for more
+        buffer.flush()
+        await read(b"9")
+
+    asyncio.run(work())
+    assert batches[8:] == [[b"5", b"6", b"7", b"8"], [b"9"]]  # few in an hour are no rate
+
+
 def test_control_messages_are_told_from_data():
     assert control_kind(b'{"result":null,"id":1}') is ControlKind.ACKNOWLEDGED
     assert control_kind(b'{"error":{"code":2,"msg":"Invalid"},"id":1}') is ControlKind.REFUSED

@@ -65,6 +65,22 @@ def test_a_row_carries_the_exact_columns_as_nearest_doubles() -> None:
     assert row.spread_bps == pytest.approx(0.1 / 100.05 * 1e4)
 
 
+def test_a_book_measured_ahead_changes_no_row() -> None:
+    at_once, ahead = DataPipeline(QUICK), DataPipeline(QUICK)
+    for flow, book in _windows(30):
+        assert book.last is not None
+        ahead.measure_ahead(book.last)
+        assert _row(ahead, flow, book) == _row(at_once, flow, book)
+
+
+def test_a_book_measured_ahead_is_not_taken_for_another() -> None:
+    pipeline = DataPipeline(QUICK)
+    (_, other), (flow, book) = _windows(2)
+    assert other.last is not None
+    pipeline.measure_ahead(other.last)
+    assert _row(pipeline, flow, book) == _row(DataPipeline(QUICK), flow, book)
+
+
 def test_the_revision_is_passed_on() -> None:
     result = DataPipeline(QUICK).process(metrics(), None, revision=3)
     assert result.row is not None
