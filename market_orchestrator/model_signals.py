@@ -140,7 +140,14 @@ class ModelAnalyst:
             }
             asked = sum(isinstance(item, _Question) for item in waiting)
             self._counts["overtaken"] += asked - len(newest)
-            answers = await asyncio.to_thread(self._answers, waiting, set(map(id, newest.values())))
+            questions = set(map(id, newest.values()))
+            try:
+                answers = await asyncio.to_thread(self._answers, waiting, questions)
+            except Exception:
+                # A model is an extra: a defect of it is logged whole, and the market data go on.
+                log.exception("model.defect", model=self._model.card.name)
+                self._counts["failed"] += len(questions)
+                continue
             for answer in answers:
                 self._take(answer)
 
