@@ -45,7 +45,9 @@ def _run(given: dict[str, Any]) -> int:
         alerts = alerting(settings, bot.bus)
         source = "demo" if settings.source == "demo" else "live"
         mode = f"{source} {settings.market.value}"
-        terminal = terminal_of(mode, lambda: list(writer.recent)) if with_view else None
+        terminal = None
+        if with_view:
+            terminal = terminal_of(mode, lambda: list(writer.recent), symbols=settings.symbols)
         serving = monitoring(
             settings, "run", bot.read, bus=bot.bus, writer=writer, others={"alerts": alerts}
         )

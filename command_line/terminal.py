@@ -22,6 +22,7 @@ def terminal_of(
     mode: str,
     problems: Callable[[], Sequence[str]],
     trouble: Callable[[], str] = str,
+    symbols: tuple[str, ...] = (),
 ) -> Terminal:
     """Standard output and input; the user's wish to stop becomes the signal that Ctrl-C sends.
 
@@ -29,6 +30,7 @@ def terminal_of(
         mode: what is shown: demo, live, attached.
         problems: the log's last warnings and errors.
         trouble: why nothing arrives; empty where nothing is known to be wrong.
+        symbols: what the user named, where that is known.
     """
     from command_line.serving import version
     from dashboard.scene import Banner
@@ -41,4 +43,5 @@ def terminal_of(
         banner=lambda: Banner(mode, number, trouble()),
         stop=lambda: signal.raise_signal(signal.SIGINT),
         problems=problems,
+        symbols=symbols,
     )

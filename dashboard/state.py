@@ -91,7 +91,8 @@ class LogLine(msgspec.Struct, frozen=True):
 class DashboardState(msgspec.Struct, frozen=True, kw_only=True):
     """What the dashboard knows; a new one is made per batch of events."""
 
-    symbols: dict[str, SymbolState] = {}  # in the order they first appeared
+    order: tuple[str, ...] = ()  # symbols as the user named them
+    symbols: dict[str, SymbolState] = {}  # those heard of, in that order; others behind, by name
     sockets: SocketEvents = {}  # by route and socket id
     open_gaps: dict[GapKey, GapEvent] = {}
     gap_counts: dict[GapState, int] = {}
@@ -129,6 +130,8 @@ def reduce(state: DashboardState, batch: Sequence[Envelope]) -> DashboardState:
     symbols = _after_rows(state.symbols, rows)
     symbols = _after_windows(symbols, of(WindowEvent))
     symbols = _after_signals(symbols, signals, of(AnalysisUnavailable))
+    if symbols.keys() != state.symbols.keys():
+        symbols = _sorted(symbols, state.order)
     gaps, connections = of(GapEvent), of(ConnectionEvent)
     open_gaps, gap_counts = _after_gaps(state, gaps)
     events = [line for envelope in batch if (line := _event_line(envelope.payload)) is not None]
@@ -151,6 +154,13 @@ def reduce(state: DashboardState, batch: Sequence[Envelope]) -> DashboardState:
 
 
 # --- symbols ------------------------------------------------------------------------------
+
+
+def _sorted(symbols: dict[str, SymbolState], order: Sequence[str]) -> dict[str, SymbolState]:
+    """The same place for a symbol in every run, whichever was heard of first."""
+    places = {symbol: place for place, symbol in enumerate(order)}
+    names = sorted(symbols, key=lambda name: (places.get(name, len(places)), name))
+    return {name: symbols[name] for name in names}
 
 
 def _after_rows(

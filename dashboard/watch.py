@@ -38,6 +38,7 @@ class Terminal(msgspec.Struct, frozen=True):
         banner: says about the program what events do not.
         stop: called on the loop when the user asks to stop.
         problems: the log's last warnings and errors.
+        symbols: as the user named them: the order they are shown in.
     """
 
     stream: TextIO
@@ -45,6 +46,7 @@ class Terminal(msgspec.Struct, frozen=True):
     banner: Callable[[], Banner]
     stop: Callable[[], None]
     problems: Callable[[], Sequence[str]] = tuple
+    symbols: tuple[str, ...] = ()
 
 
 async def watch(bus: EventBus, terminal: Terminal | None) -> None:
@@ -71,7 +73,7 @@ class _Viewer:
 
     def __init__(self, terminal: Terminal) -> None:
         self._terminal = terminal
-        self._state = DashboardState()
+        self._state = DashboardState(order=terminal.symbols)
         self._view = View()
         self._screen = Screen(terminal.stream)
 

@@ -78,6 +78,13 @@ def test_many_symbols_share_one_budget_of_bars(monkeypatch: pytest.MonkeyPatch) 
     assert sum(len(symbol.bars) for symbol in state.symbols.values()) == 2_000
 
 
+def test_symbols_stand_as_the_user_named_them_whichever_is_heard_first() -> None:
+    state = DashboardState(order=("ETHUSDT", "BTCUSDT"))
+    for name in ("XRPUSDT", "BTCUSDT", "ADAUSDT", "ETHUSDT"):
+        state = after(features(T0, name), state=state)
+    assert list(state.symbols) == ["ETHUSDT", "BTCUSDT", "ADAUSDT", "XRPUSDT"]
+
+
 def test_everything_else_is_bounded_too() -> None:
     state = DashboardState()
     for first_id in range(GAPS_KEPT + 50):
