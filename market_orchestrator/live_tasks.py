@@ -31,12 +31,17 @@ _WARM_RETRY_CAP_S = 300.0
 
 
 async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) -> None:
-    """Take everything the flow has closed through analysis, in slices."""
-    while flow.live or flow.revised:
-        if flow.live:
+    """Take everything the flow has closed through analysis, in slices.
+
+    The windows of a boundary first, then what analysts say of them, then revisions.
+    """
+    while flow.live or outputs.unjudged_end_ms is not None or flow.revised:
+        if _has_windows_of_boundary(flow, outputs):
             await _give_way(flow)
             async with outputs.emitting:
                 await _emit_batch(flow, outputs)
+        elif outputs.unjudged_end_ms is not None:
+            await _judge(flow, outputs)
         else:
             rebuilt: dict[str, dict[int, FeatureRow]] = {}
             for row in flow.rows_of(flow.revised.popleft()):
@@ -46,13 +51,33 @@ async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) 
     storage.reject()
 
 
+def _has_windows_of_boundary(flow: MarketFlow, outputs: Outputs) -> bool:
+    """Whether windows wait that do not end after those the analysts have still to see."""
+    judged_ms = outputs.unjudged_end_ms
+    return bool(flow.live) and (judged_ms is None or flow.live[0].end_ms <= judged_ms)
+
+
 async def _emit_batch(flow: MarketFlow, outputs: Outputs) -> None:
+    windows = flow.analyse(flow.live.popleft())
     slice_ends = time.perf_counter() + _SLICE_S
-    for closed in flow.analyse(flow.live.popleft()):
-        outputs.emit(closed)
-        if time.perf_counter() > slice_ends:
-            await _give_way(flow)
-            slice_ends = time.perf_counter() + _SLICE_S
+    try:
+        for closed in windows:
+            outputs.emit(closed)
+            if time.perf_counter() > slice_ends:
+                await _give_way(flow)
+                slice_ends = time.perf_counter() + _SLICE_S
+    except asyncio.CancelledError:
+        for closed in windows:  # a stop between two slices loses none
+            outputs.emit(closed)
+        raise
+
+
+async def _judge(flow: MarketFlow, outputs: Outputs) -> None:
+    """One slice of what the analysts have still to see."""
+    await _give_way(flow)
+    slice_ends = time.perf_counter() + _SLICE_S
+    while outputs.unjudged_end_ms is not None and time.perf_counter() < slice_ends:
+        outputs.judge()
 
 
 async def _give_way(flow: MarketFlow) -> None:

@@ -1,13 +1,15 @@
 """Analysed windows → feature store, rules analyst, signal store and event bus; and their revisions.
 
 Everything here is synchronous and cheap; what touches the disk (``flush``, ``revise``) is called by
-its owner in a worker thread. Only live windows reach the analyst.
+its owner in a worker thread. Only live windows reach the analysts, after the windows of their boundary
+are out: no window waits for a judgement about another.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -52,6 +54,7 @@ class Outputs:
         self._wall_ns = wall_ns
         self._exchange_ms = exchange_ms
         self._asked: list[Callable[[ClosedWindow], None]] = []
+        self._unjudged: deque[ClosedWindow] = deque()
         self._stored_until: dict[str, int] = {}
         self._stored: set[tuple[str, int]] = set()
         self._has_complete: set[str] = set()
@@ -103,7 +106,7 @@ class Outputs:
         self._stored = {(str(name), int(at or 0)) for name, at in zip(names, starts, strict=True)}
 
     def emit(self, closed: ClosedWindow) -> None:
-        """Store and publish one live window, and ask the rules analyst about it."""
+        """Store and publish one window; a live one is kept for ``judge``."""
         row = closed.row
         is_stored = row.window_start_ms <= self._stored_until.get(row.symbol, -1)
         if is_stored or (row.symbol, row.window_start_ms) in self._stored:
@@ -117,8 +120,18 @@ class Outputs:
             WindowEvent(closed.metrics, origin, row.revision, self._wall_ns(), closed.whale_prints),
         )
         self._bus.publish(Topic.FEATURES, FeaturesEvent(row, origin))
-        if origin is not Origin.LIVE:
-            return
+        if origin is Origin.LIVE:
+            self._unjudged.append(closed)
+
+    @property
+    def unjudged_end_ms(self) -> int | None:
+        """The end of the oldest window that ``judge`` has not seen; None where there is none."""
+        return self._unjudged[0].row.window_end_ms if self._unjudged else None
+
+    def judge(self) -> None:
+        """Ask the rules analyst and the others about the oldest window they have not seen."""
+        closed = self._unjudged.popleft()
+        row = closed.row
         if row.complete:
             self._has_complete.add(row.symbol)
         if self._analyst is not None and row.symbol in self._has_complete:

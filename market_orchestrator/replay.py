@@ -134,6 +134,8 @@ class Replay:
             for closed in flow.analyse(flow.live.popleft()):
                 self.report.windows += 1
                 self._outputs.emit(closed)
+                while self._outputs.unjudged_end_ms is not None:
+                    self._outputs.judge()
         revised = list(flow.revised)
         flow.revised.clear()
         if revised:
