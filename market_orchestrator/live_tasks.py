@@ -33,22 +33,32 @@ _WARM_RETRY_CAP_S = 300.0
 async def analyse_windows(flow: MarketFlow, outputs: Outputs, storage: Storage) -> None:
     """Take everything the flow has closed through analysis, in slices.
 
-    The windows of a boundary first, then what analysts say of them, then revisions.
+    The windows of a boundary first, then what analysts say of them, then the last books of windows
+    that will close soon, then revisions.
     """
-    while flow.live or outputs.unjudged_end_ms is not None or flow.revised:
+    while _has_work(flow, outputs):
+        if not flow.live:
+            flow.close_more()
         if _has_windows_of_boundary(flow, outputs):
             await _give_way(flow)
             async with outputs.emitting:
                 await _emit_batch(flow, outputs)
         elif outputs.unjudged_end_ms is not None:
             await _judge(flow, outputs)
-        else:
+        elif flow.books.unread:
+            await _read_books(flow)
+        elif flow.revised:
             rebuilt: dict[str, dict[int, FeatureRow]] = {}
             for row in flow.rows_of(flow.revised.popleft()):
                 rebuilt.setdefault(row.symbol, {})[row.window_start_ms] = row
             for symbol, rows in rebuilt.items():
                 storage.submit(symbol, rows)
     storage.reject()
+
+
+def _has_work(flow: MarketFlow, outputs: Outputs) -> bool:
+    is_waiting = flow.live or flow.builder.has_more or flow.books.unread or flow.revised
+    return bool(is_waiting) or outputs.unjudged_end_ms is not None
 
 
 def _has_windows_of_boundary(flow: MarketFlow, outputs: Outputs) -> bool:
@@ -78,6 +88,14 @@ async def _judge(flow: MarketFlow, outputs: Outputs) -> None:
     slice_ends = time.perf_counter() + _SLICE_S
     while outputs.unjudged_end_ms is not None and time.perf_counter() < slice_ends:
         outputs.judge()
+
+
+async def _read_books(flow: MarketFlow) -> None:
+    """One slice of them."""
+    await _give_way(flow)
+    slice_ends = time.perf_counter() + _SLICE_S
+    while flow.books.unread and time.perf_counter() < slice_ends:
+        flow.books.read_ahead()
 
 
 async def _give_way(flow: MarketFlow) -> None:

@@ -105,7 +105,9 @@ class MarketFlow:
         self.analyzer = TradeFlowAnalyzer(self.symbols, settings.flow)
         self._whale_unit = settings.flow.whale_unit
         self.pipeline = DataPipeline(settings.pipeline)
-        self.books = BookAccumulator(settings.windows.duration_ms, self._read_levels)
+        self.books = BookAccumulator(
+            settings.windows.duration_ms, self._read_levels, keeps_unread=wall_ns is not None
+        )
         self.live: deque[WindowBatch] = deque()
         self.revised: deque[WindowBatch] = deque()
         self.stale: set[tuple[int, int]] = set()
@@ -150,8 +152,15 @@ class MarketFlow:
         self.close(now_ns)
 
     def close(self, now_ns: int | None = None) -> None:
-        """Let the builder emit what is proven or out of patience."""
-        self.take(self.builder.close(self._monotonic_ns() if now_ns is None else now_ns))
+        """Let the builder emit what is proven or out of patience; live, one batch a call."""
+        at_most = None if self._wall_ns is None else self.settings.windows.batch_symbols
+        now_ns = self._monotonic_ns() if now_ns is None else now_ns
+        self.take(self.builder.close(now_ns, at_most))
+
+    def close_more(self) -> None:
+        """Emit the next batch of what the last ``close`` left."""
+        if self.builder.has_more:
+            self.close()
 
     def take(self, closed: Closed) -> None:
         """Sort what the builder emitted into live and revised windows."""
@@ -243,6 +252,8 @@ class MarketFlow:
                 if checked.chain_broken:
                     self._note_depth_gap(top)
                 depth_ms[top.symbol] = top.transact_time_ms
+        if self.books.unread:
+            self.on_work()
         return decoded.streams
 
     def _read_levels(self, top: DepthTop) -> DepthSnapshot | None:

@@ -22,6 +22,10 @@ from market_orchestrator.outputs import Outputs, Revision
 
 log = structlog.get_logger()
 
+_CLOSES_SOON_MS = 300  # windows that close within this time wait for no write
+_LOOK_AGAIN_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+
 
 class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds between flushes, between merges of small files, and the pause that gathers repairs.
@@ -137,11 +141,13 @@ class Storage:
             if now >= next_flush or self._outputs.features.pending_count >= rows_due:
                 flush_wait_s = min(2 * flush_wait_s, self._settings.flush_s)
                 next_flush = now + flush_wait_s
+                await self._between_boundaries()
                 await self._in_thread(self._flush_rows)
                 # what a failed flush left does not count: it is retried in its time
                 rows_due = self._outputs.features.pending_count + self._settings.flush_rows
             if now >= next_merge:
                 next_merge = now + self._settings.merge_s
+                await self._between_boundaries()
                 await self._in_thread(self._merge)
 
     async def revise(self) -> None:
@@ -233,6 +239,22 @@ class Storage:
                 revision = self._outputs.carry_on(revision)
                 self._flow.restore_cvd(symbol, revision.state)
         return revision
+
+    async def _between_boundaries(self) -> None:
+        """Wait while windows are analysed or about to close: a thread would take turns with them."""
+        until = self._monotonic() + _LONGEST_PAUSE_S
+        while self._is_at_boundary() and self._monotonic() < until:
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
+    def _is_at_boundary(self) -> bool:
+        flow, builder = self._flow, self._flow.builder
+        if flow.live or builder.has_more or self._outputs.unjudged_end_ms is not None:
+            return True
+        end_ms = builder.next_end_ms()
+        if end_ms is None:
+            return False
+        closes_ms = end_ms + builder.settings.lateness_ms
+        return closes_ms - self._outputs.exchange_now_ms() < _CLOSES_SOON_MS
 
     async def _in_thread(self, work: Callable[[], None]) -> None:
         async with self._disk:

@@ -26,7 +26,7 @@ class Head(enum.Enum):
     LOST = "lost"  # nothing can tell
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """Completeness of one window as known now; ``waiting`` while a hole in it may still be filled.
 
     ``trade_count`` counts retained trades: 0 for old windows.

@@ -81,6 +81,7 @@ class WindowBuilder:
         self._next_look_ns = 0
         self._newest_ms = 0
         self._due_ms = 0
+        self.has_more = False  # the last ``close`` left windows that are due
         self.first_start_ms: int | None = None
         self.emitted_count = 0
 
@@ -184,26 +185,33 @@ class WindowBuilder:
 
     # --- what comes out -------------------------------------------------------------------
 
-    def close(self, now_ns: int) -> Closed:
-        """Emit every window that is proven, and every held one whose patience is over."""
+    def close(self, now_ns: int, at_most: int | None = None) -> Closed:
+        """Emit windows that are proven, and held ones whose patience is over; the oldest first.
+
+        Args:
+            now_ns: monotonic.
+            at_most: so many, and ``has_more`` tells whether others are due; None: all.
+        """
+        self.has_more = False
         if not self._dirty and max(self.route_ms, self._newest_ms) < self._due_ms:
             return _NOTHING
         revised, stale = self._revise(now_ns)  # first: emitting moves what is retained
         batches: list[WindowBatch] = []
-        skip = np.zeros(len(self._lanes), dtype=np.bool_)
-        while True:
-            proof = np.where(self._covered, np.maximum(self._own_ms, self.route_ms), self._own_ms)
-            due = (proof >= self._next_end + self.settings.lateness_ms) & ~skip
-            if not due.any():
+        held = np.zeros(len(self._lanes), dtype=np.bool_)
+        room = _NEVER if at_most is None else at_most
+        while (due := self._due(held)).any():
+            if room <= 0:
+                self.has_more = True
                 break
             end_ms = int(self._next_end[due].min())
             ready: list[_Window] = []
-            for index in np.flatnonzero(due & (self._next_end == end_ms)).tolist():
+            for index in np.flatnonzero(due & (self._next_end == end_ms))[:room].tolist():
                 window = self._window(index, end_ms - self.settings.duration_ms)
                 if window[1].waiting and not self._out_of_patience(index, now_ns):
-                    skip[index] = True
+                    held[index] = True
                 else:
                     ready.append(window)
+            room -= len(ready)
             for first in range(0, len(ready), self.settings.batch_symbols):
                 part = ready[first : first + self.settings.batch_symbols]
                 batches.append(self._emit(end_ms, part))
@@ -321,6 +329,12 @@ class WindowBuilder:
     def _touch(self, index: int) -> None:
         self._dirty.add(index)
         self._next_look_ns = 0
+
+    def _due(self, held: np.ndarray) -> np.ndarray:
+        """Which symbols' next windows are proven, but for those held."""
+        proof = np.where(self._covered, np.maximum(self._own_ms, self.route_ms), self._own_ms)
+        due: np.ndarray = (proof >= self._next_end + self.settings.lateness_ms) & ~held
+        return due
 
     def _window(self, index: int, start_ms: int) -> _Window:
         """A symbol's next window: its completeness as known now, and its rows."""

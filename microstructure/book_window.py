@@ -3,11 +3,13 @@
 ``DepthTop`` → ``BookWindow``. A frame belongs to the window of its ``transact_time_ms``. Order flow is
 counted between consecutive frames of an unbroken chain and credited to the later frame's window;
 nothing is counted across a break. All levels are read of a window's last frame alone (of the one
-before if that is faulty), when a later window begins: those two are kept, so memory is bounded by symbols × pending windows.
+before if that is faulty), at its close or ahead of it: those two are kept, so memory is bounded by
+symbols × pending windows.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from domain.flow import BookWindow
@@ -51,6 +53,7 @@ class BookAccumulator:
         read_levels: Callable[[DepthTop], DepthSnapshot | None],
         *,
         max_pending_windows: int = MAX_PENDING_WINDOWS,
+        keeps_unread: bool = False,
     ) -> None:
         """Prepare for windows of ``window_ms``.
 
@@ -60,12 +63,17 @@ class BookAccumulator:
             max_pending_windows: Open windows kept per symbol while trades hold them back (a dead
                 trade route beside a healthy depth route); beyond it the oldest is given up and
                 later closes without a book.
+            keeps_unread: Whether somebody calls ``read_ahead``.
         """
         if window_ms <= 0 or max_pending_windows <= 0:
             raise ValueError("window_ms and max_pending_windows must be positive")
         self._window_ms = window_ms
         self._read_levels = read_levels
         self._max_pending = max_pending_windows
+        self._keeps_unread = keeps_unread
+        # Windows behind which a later one has begun: all close at one moment, but these beginnings
+        # come spread over the time that late trades are waited for.
+        self.unread: deque[_OpenWindow] = deque()
         self._books: dict[str, _SymbolBook] = {}
         self._frames = 0
         self._late_frames = 0
@@ -99,8 +107,9 @@ class BookAccumulator:
             return
         window = book.current
         if window is None or start_ms != book.current_start_ms:
-            if window is not None and start_ms > book.current_start_ms:
-                self._read(window)
+            is_later = window is not None and start_ms > book.current_start_ms
+            if window is not None and is_later and self._keeps_unread:
+                self.unread.append(window)
             window = self._window(book, start_ms)
         window.is_read = False
         window.frames += 1
@@ -112,6 +121,10 @@ class BookAccumulator:
         elif previous is not None and quote is not None:
             window.ofi += ofi_event(previous, quote)
             window.events += 1
+
+    def read_ahead(self) -> None:
+        """Read the oldest of ``unread``."""
+        self._read(self.unread.popleft())
 
     def close(self, symbol: str, window_start_ms: int) -> BookWindow:
         """Hand out one window and forget it; later frames of it are dropped and counted.
@@ -150,11 +163,6 @@ class BookAccumulator:
         }
 
     def _read(self, window: _OpenWindow) -> DepthSnapshot | None:
-        """The book of a window's last frame, read as soon as a later window begins.
-
-        All symbols' windows close at one moment, but their next frames come spread over the time
-        that late trades are waited for.
-        """
         if not window.is_read:
             window.book, window.is_read = self._last_book(window), True
         return window.book

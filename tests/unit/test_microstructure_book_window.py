@@ -137,22 +137,26 @@ def test_the_frame_before_stands_in_for_a_last_one_with_a_faulty_level() -> None
     assert (second.depth_frames, second.last) == (2, None)
 
 
-def test_a_book_is_read_once_when_the_next_window_begins_and_again_after_a_late_frame() -> None:
+def test_a_book_is_read_ahead_once_a_later_window_began_and_again_after_a_late_frame() -> None:
     read: list[int] = []
 
     def reading(top: DepthTop) -> DepthSnapshot | None:
         read.append(top.transact_time_ms - DAY)
         return read_book(top)
 
-    books = BookAccumulator(WINDOW_MS, reading)
+    books = BookAccumulator(WINDOW_MS, reading, keeps_unread=True)
     for at_ms in (4_800, 4_900, 5_000, 5_100):
         books.add(quote(100.0, 1.0, 101.0, 1.0, DAY + at_ms), chain_broken=False)
+    assert read == []
+    while books.unread:
+        books.read_ahead()
     assert read == [4_900]
     last = books.close("BTCUSDT", DAY).last
     assert read == [4_900]
     assert last is not None
     assert last.transact_time_ms == DAY + 4_900
     books.add(quote(100.0, 1.0, 101.0, 1.0, DAY + 10_000), chain_broken=False)
+    books.read_ahead()
     books.add(quote(100.0, 2.0, 101.0, 1.0, DAY + 9_990), chain_broken=False)
     last = books.close("BTCUSDT", DAY + WINDOW_MS).last
     assert read == [4_900, 5_100, 9_990]
