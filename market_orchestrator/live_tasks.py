@@ -86,16 +86,20 @@ async def _judge(flow: MarketFlow, outputs: Outputs) -> None:
     """One slice of what the analysts have still to see."""
     await _give_way(flow)
     slice_ends = time.perf_counter() + _SLICE_S
-    while outputs.unjudged_end_ms is not None and time.perf_counter() < slice_ends:
+    while outputs.unjudged_end_ms is not None:
         outputs.judge()
+        if time.perf_counter() > slice_ends:
+            return
 
 
 async def _read_books(flow: MarketFlow) -> None:
     """One slice of them."""
     await _give_way(flow)
     slice_ends = time.perf_counter() + _SLICE_S
-    while flow.books.unread and time.perf_counter() < slice_ends:
+    while flow.books.unread:
         flow.books.read_ahead()
+        if time.perf_counter() > slice_ends:
+            return
 
 
 async def _give_way(flow: MarketFlow) -> None:

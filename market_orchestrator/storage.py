@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _CLOSES_SOON_MS = 300  # windows that close within this time wait for no write
 _LOOK_AGAIN_S = 0.02
-_LONGEST_PAUSE_S = 1.0
+_MOST_LOOKS = 50
 
 
 class StorageSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,8 +242,9 @@ class Storage:
 
     async def _between_boundaries(self) -> None:
         """Wait while windows are analysed or about to close: a thread would take turns with them."""
-        until = self._monotonic() + _LONGEST_PAUSE_S
-        while self._is_at_boundary() and self._monotonic() < until:
+        for _ in range(_MOST_LOOKS):
+            if not self._is_at_boundary():
+                return
             await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _is_at_boundary(self) -> bool:

@@ -126,6 +126,21 @@ def test_many_symbols_of_one_boundary_come_in_parts() -> None:
     assert [batch.symbol_index for batch in batches] == [[0, 1], [2, 3], [4]]
 
 
+def test_a_limited_close_leaves_the_rest_to_the_next_and_holes_do_not_use_it_up() -> None:
+    bench, at_once = (started(5) for _ in range(2))
+    for each in (bench, at_once):
+        each.feed([at(1, 10), at(3, 30), *(at(1, 10, index) for index in range(1, 5))])  # 2 lacks
+        each.builder.prove(START_MS + 2 * D + LATENESS)
+    parts = []
+    while not parts or bench.builder.has_more:
+        parts.append(bench.take(bench.builder.close(bench.now_ns, at_most=2)))
+    assert [len(part) for part in parts] == [2, 2, 2, 2]
+    assert [index for index, _ in parts[0] + parts[1]] == [1, 2, 3, 4]  # 0 is held
+    at_once.close()
+    assert not at_once.builder.has_more
+    assert bench.emitted == at_once.emitted
+
+
 def test_trades_whose_times_run_back_are_in_their_windows_in_order_of_ids() -> None:
     bench = started()
     bench.feed([at(1, 10), at(2, D + 50), at(3, D - 20), at(4, D + 60), at(5, 2 * D)])
