@@ -7,11 +7,13 @@ regression through the bars still in reach (Kyle 1985), None while there are too
 from __future__ import annotations
 
 import collections
+import struct
 from math import copysign, sqrt
 
 type Moments = tuple[float, float, float, float, float, float]
 """Of bars with signed volume x and Δmid y: n, Σx, Σy, Σxx, Σxy, Σyy."""
 
+_ENTRY = struct.Struct("q6d")  # end_ms, moments: a quarter of what they take as objects
 _NOTHING: Moments = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 _REBASE_EVERY = 128  # entries after which the running sums are made anew
 _REBASE_RATIO = 1e8  # a leaving square this much larger than what stays ruins the running sums
@@ -31,7 +33,7 @@ class PriceImpact:
             phase: Spreads the recomputations of many instances over different entries.
         """
         self._minimum = max(minimum, 3)
-        self._entries: collections.deque[tuple[int, Moments]] = collections.deque()
+        self._entries: collections.deque[bytes] = collections.deque()
         self._sums = _NOTHING
         self._until_rebase = 1 + phase % _REBASE_EVERY
 
@@ -39,7 +41,7 @@ class PriceImpact:
         """Takes in bars that end at ``end_ms``, later than all before."""
         if not bars[0]:
             return
-        self._entries.append((end_ms, bars))
+        self._entries.append(_ENTRY.pack(end_ms, *bars))
         self._until_rebase -= 1
         if self._until_rebase:
             n, sx, sy, sxx, sxy, syy = self._sums
@@ -51,8 +53,11 @@ class PriceImpact:
     def expire(self, until_ms: int) -> None:
         """Forgets bars that ended at or before ``until_ms``."""
         entries = self._entries
-        while entries and entries[0][0] <= until_ms:
-            m, tx, ty, txx, txy, tyy = entries.popleft()[1]
+        while entries:
+            end_ms, m, tx, ty, txx, txy, tyy = _ENTRY.unpack(entries[0])
+            if end_ms > until_ms:
+                return
+            entries.popleft()
             n, sx, sy, sxx, sxy, syy = self._sums
             self._sums = (n - m, sx - tx, sy - ty, sxx - txx, sxy - txy, syy - tyy)
             if txx > _REBASE_RATIO * self._sums[3] or tyy > _REBASE_RATIO * self._sums[5]:
@@ -90,7 +95,7 @@ class PriceImpact:
         self._until_rebase = _REBASE_EVERY
         self._sums = _NOTHING
         if self._entries:
-            n, sx, sy, sxx, sxy, syy = map(
-                sum, zip(*[bars for _, bars in self._entries], strict=True)
+            _, n, sx, sy, sxx, sxy, syy = map(
+                sum, zip(*map(_ENTRY.unpack, self._entries), strict=True)
             )
             self._sums = (n, sx, sy, sxx, sxy, syy)
