@@ -7,8 +7,8 @@ up. Look-backs are counted in events, so they survive a hole in time. Floats, ex
 from __future__ import annotations
 
 import bisect
-import collections
 import math
+from array import array
 
 import msgspec
 import numpy as np
@@ -40,11 +40,14 @@ class RecentValues:
         self.seen = np.zeros(symbols, dtype=np.int64)  # values ever appended
         self.values = np.full((symbols, size), np.inf)
 
-    def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
-        """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
+    def append(self, owners: Ints, counts: Ints, values: Floats) -> tuple[Ints, Floats, Floats]:
+        """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first.
+
+        Returns:
+            Symbol, value and the one that had to leave for it (``inf``: none) of each that stays.
+        """
         if owners.size == 1:
-            self._append_one(int(owners[0]), values)
-            return
+            return self._append_one(int(owners[0]), values)
         begins = np.cumsum(counts) - counts
         rank = np.arange(values.size) + np.repeat(self.seen[owners] - begins, counts)
         slots = rank % self.size
@@ -53,18 +56,20 @@ class RecentValues:
         if counts.max(initial=0) > self.size:  # only the newest of each symbol have a place
             kept = rank >= np.repeat(self.seen[owners] - self.size, counts)
             slots, values = slots[kept], values[kept]
-        self.values.reshape(-1)[slots] = values
+        places = self.values.reshape(-1)
+        leaving = places[slots]
+        places[slots] = values
+        return slots // self.size, values, leaving
 
-    def _append_one(self, owner: int, values: Floats) -> None:
+    def _append_one(self, owner: int, values: Floats) -> tuple[Ints, Floats, Floats]:
         seen = int(self.seen[owner]) + values.size
         self.seen[owner] = seen
         values = values[-self.size :]
-        begin = (seen - values.size) % self.size
-        fitting = self.size - begin
+        places = np.arange(seen - values.size, seen) % self.size
         row = self.values[owner]
-        row[begin : begin + values.size] = values[:fitting]
-        if values.size > fitting:
-            row[: values.size - fitting] = values[fitting:]
+        leaving = row[places]
+        row[places] = values
+        return np.full(values.size, owner), values, leaving
 
     def held(self, symbol: int) -> int:
         """How many values the symbol has in reach."""
@@ -86,10 +91,7 @@ class RollingThreshold:
         self._floor = floor
         self._recent = RecentValues(symbols, size)
         self._guard = np.full(symbols, np.inf)
-        self._tail: list[list[float]] = [[] for _ in range(symbols)]
-        self._arrivals: list[collections.deque[tuple[int, float]]] = [
-            collections.deque() for _ in range(symbols)
-        ]
+        self._tail = [array("d") for _ in range(symbols)]
 
     def of(self, symbol: int) -> Threshold | None:
         """The threshold from the values appended so far; None below the minimum count."""
@@ -104,25 +106,15 @@ class RollingThreshold:
 
     def append(self, owners: Ints, counts: Ints, values: Floats) -> None:
         """Appends ``counts[i]`` values to symbol ``owners[i]``, oldest first."""
+        owners, values, leaving = self._recent.append(owners, counts, values)
         guards = self._guard[owners]
-        rows = (values >= np.repeat(guards, counts)).nonzero()[0]
-        if rows.size:
-            ends = np.cumsum(counts)
-            group = ends.searchsorted(rows, side="right")
-            numbers = rows + (self._recent.seen[owners] - ends + counts)[group]
-            kept = zip(owners[group].tolist(), numbers.tolist(), values[rows].tolist(), strict=True)
-            for owner, number, value in kept:
-                bisect.insort(self._tail[owner], value)
-                self._arrivals[owner].append((number, value))
-        self._recent.append(owners, counts, values)
-        for owner, seen in zip(owners.tolist(), self._recent.seen[owners].tolist(), strict=True):
-            self._expire(owner, seen - self._recent.size)
-
-    def _expire(self, symbol: int, first_held: int) -> None:
-        arrivals, tail = self._arrivals[symbol], self._tail[symbol]
-        while arrivals and arrivals[0][0] < first_held:
-            _, value = arrivals.popleft()
+        gone = ((leaving >= guards) & (leaving < np.inf)).nonzero()[0]
+        for owner, value in zip(owners[gone].tolist(), leaving[gone].tolist(), strict=True):
+            tail = self._tail[owner]
             del tail[bisect.bisect_left(tail, value)]
+        new = (values >= guards).nonzero()[0]
+        for owner, value in zip(owners[new].tolist(), values[new].tolist(), strict=True):
+            bisect.insort(self._tail[owner], value)
 
     def _around(self, symbol: int, held: int, low: int) -> tuple[float, float]:
         """The order statistics ``low`` and ``low + 1`` (from 0, ascending) of the values held."""
@@ -142,16 +134,11 @@ class RollingThreshold:
         values = self._recent.values[symbol, :held]
         place = max(held - count, 0)
         guard = np.partition(values, place)[place]
-        slots = np.flatnonzero(values >= guard)
-        if slots.size > most:
-            guard, slots = np.inf, slots[:0]
-        newest = int(self._recent.seen[symbol]) - 1
-        numbers = newest - (newest - slots) % self._recent.size
-        order = np.argsort(numbers)
-        kept = values[slots[order]].tolist()
+        kept = values[values >= guard]
+        if kept.size > most:
+            guard, kept = np.inf, kept[:0]
         self._guard[symbol] = guard
-        self._arrivals[symbol] = collections.deque(zip(numbers[order].tolist(), kept, strict=True))
-        self._tail[symbol] = sorted(kept)
+        self._tail[symbol] = array("d", np.sort(kept).tobytes())
 
     def _is_above_median(self, symbol: int, held: int, value: float) -> bool:
         below_guard = held - len(self._tail[symbol])
