@@ -85,15 +85,19 @@ class TradePrices:
         return Trades(*(numpy_of(table.column(name)) for name in _COLUMNS))
 
 
-def _needed(first_ms: np.ndarray, last_ms: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Times to read, in order and without overlap, for moments that need trades from … to."""
+def _needed(first_ms: np.ndarray, last_ms: np.ndarray) -> list[tuple[int, int]]:
+    """Times to read, in order and apart, for moments that need trades from … to."""
+    found: list[tuple[int, int]] = []
     day = first_ms // DAY_MS
-    reached_ms = 0
     for one in np.unique(day).tolist():
         of_day = day == one
-        start_ms = max(reached_ms, int(first_ms[of_day].min()) - _AROUND_MS)
-        reached_ms = max(start_ms, int(last_ms[of_day].max()) + MOST_QUIET_MS + _AROUND_MS)
-        yield start_ms, reached_ms
+        start_ms = int(first_ms[of_day].min()) - _AROUND_MS
+        until_ms = int(last_ms[of_day].max()) + MOST_QUIET_MS + _AROUND_MS
+        if found and start_ms <= found[-1][1]:
+            start_ms, reached_ms = found.pop()
+            until_ms = max(until_ms, reached_ms)
+        found.append((start_ms, until_ms))
+    return found
 
 
 def scored_by_trades(
