@@ -223,7 +223,9 @@ def _with_bars(
         some, prices, fee_bps=options.fee_bps, rules_source=None, priced_by=PricedBy.KLINES
     )
     _add_samples(samples, again, prices, day_ms, key_offset=_BAR_STEPS)
-    again = msgspec.structs.replace(again, steps=again.steps + _BAR_STEPS)
+    again = msgspec.structs.replace(
+        again, steps=again.steps + _BAR_STEPS, rules=outcomes.rules[rows]
+    )
     known = again.status != Status.NO_WINDOWS
     return outcomes.replaced(rows[known], again.take(known))
 

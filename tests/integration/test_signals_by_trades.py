@@ -16,6 +16,7 @@ from domain.market import TRADE_DTYPE, Market
 from lake import gaps
 from lake.paths import LakePaths
 from lake.stream_files import stream_files
+from tests.kline_samples import bars, store_bars
 from tests.lake_months import archive, store, trade_lines, trades
 from tests.recorder_frames import START_MS, STEP_MS, SYMBOL, record, trades_of
 from tests.signal_market import signal_at, write_market, write_signals
@@ -146,6 +147,38 @@ def test_signals_of_a_symbol_that_was_not_recorded_say_so(tmp_path: Path) -> Non
     report = report_on(tmp_path, "--symbols", "SOLUSDT")
     assert report["priced_by"] == {}
     assert report["left_out"] == {"symbol without stored windows or trades": 1}
+
+
+def test_klines_score_the_long_horizons_that_nothing_else_covers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of two hours, one is recorded; a model's calls stand beside the rules' of the same window."""
+    paths = LakePaths.of(tmp_path)
+    start_ms = START_MS - 23 * 3_600_000 - 59 * 60_000  # midnight
+    candles = bars(26 * 60, "1m", start_ms=start_ms)
+    store_bars(paths, SYMBOL, "1m", candles)
+    rows = trades(range(7_200), start_ms=START_MS, every_ms=1_000, first_id=0)
+    store(paths, rows)
+    made = {"horizon_s": 3_600, "start_ms": START_MS}
+    write_signals(
+        paths.root,
+        [
+            signal_at(window, source=source, action=action, **made)
+            for window in (-240, 12)  # twenty minutes before the recording, a minute into it
+            for source, action in (("rules", Action.BUY), ("model:x", Action.SELL))
+        ],
+    )
+    report = report_on(tmp_path)
+    assert report["priced_by"] == {"trades": 2, "klines": 2}
+    by_name = {source["name"]: source for source in report["sources"]}
+    minute = 24 * 60 - 1 - 20 + 1  # the first that opens after the decision
+    moved = 1e4 * (candles["close"][minute + 60] / candles["close"][minute] - 1)
+    price = rows["price"]
+    moved += 1e4 * (price[66 + 3_600] / price[66] - 1)
+    assert by_name["rules"]["summary"]["gross_bps"]["value"] == pytest.approx(moved / 2)
+    beside = {versus["name"]: versus for versus in by_name["model:x"]["baselines"]}
+    assert beside["rules"]["calls"] == 2
+    assert "2 in the first bar after decision" in " ".join(capsys.readouterr().out.split())
 
 
 def bouncing(seed: int, count: int = 40_000) -> np.ndarray:
