@@ -103,12 +103,17 @@ def _check_target(flag: str, path: Path | None) -> None:
 def _report(settings: Settings, options: ReportOptions) -> Report:
     from evaluation.kline_prices import KlinePrices
     from evaluation.report import build_report
+    from evaluation.trade_prices import TradePrices
     from feature_store import FeatureStore
     from lake.signal_store import signal_store
 
     paths = settings.paths
     return build_report(
-        FeatureStore(paths.root), signal_store(paths.signals), options, KlinePrices(paths)
+        FeatureStore(paths.root),
+        signal_store(paths.signals),
+        options,
+        KlinePrices(paths),
+        TradePrices(paths),
     )
 
 

@@ -3,8 +3,9 @@
 Consumes signal columns and prices, produces ``Outcomes``. Nothing is entered before the decision and
 its latency: the entry window is the first that starts at or after both and is never the window the
 signal was made from; it is left after ``ceil(horizon / window)`` more windows. Prices are those at
-the two windows' ends (mid quote, else last trade), costs the fees of both legs and half the spread at
-either end (DEFINITIONS: taker in, taker out). Funding and slippage beyond the best quote are left out.
+the two windows' ends (mid quote, else last trade; ``trade_prices`` puts trades in their place), costs
+the fees of both legs and half the spread at either end of these windows (DEFINITIONS: taker in, taker
+out). Funding and slippage beyond the best quote are left out.
 """
 
 from __future__ import annotations
@@ -34,21 +35,31 @@ class Status(enum.IntEnum):
     NO_PRICE = 5
 
 
+class PricedBy(enum.IntEnum):
+    """Whose prices score a signal, the most exact first."""
+
+    TRADES = 0
+    WINDOWS = 1
+    KLINES = 2
+
+
 STATUS_TEXT: Final[Mapping[Status, str]] = {
     Status.SCORED: "scored",
     Status.PENDING: "horizon not over yet",
     Status.BAD_HORIZON: "horizon not between 1 s and 7 days",
-    Status.NO_WINDOWS: "symbol without stored windows",
-    Status.HOLE: "windows missing or incomplete between entry and exit",
+    Status.NO_WINDOWS: "symbol without stored windows or trades",
+    Status.HOLE: "windows or trades missing between entry and exit",
     Status.NO_PRICE: "no quote and no trade at entry or exit",
 }
 
 
 class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
-    """Signals and what followed; one entry per signal. Floats of signals not scored are NaN.
+    """Signals and what followed; one entry per signal.
 
-    ``entry_ms`` is the start of the entry window and ``entry_end_ms`` its end (0 where not scored),
-    ``steps`` the horizon in windows, ``return_bps`` the market's move (not the signal's gain), ``cost_bps`` of a round trip.
+    ``ready_ms``: at no trade before it anything is entered. ``entry_ms`` is the start of the entry
+    window and ``entry_end_ms`` its end (0 where not scored), of trades the entry itself; ``steps`` the
+    horizon in windows, ``return_bps`` the market's move (not the signal's gain; NaN where not scored),
+    ``cost_bps`` of a round trip. ``priced_by`` is of signals that are scored.
     ``momentum``, ``cvd`` and ``rules`` are the directions of the baselines at the same moment.
     """
 
@@ -64,6 +75,8 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
     p_down: np.ndarray
     cost_usd: np.ndarray
     status: np.ndarray
+    priced_by: np.ndarray
+    ready_ms: np.ndarray
     entry_ms: np.ndarray
     entry_end_ms: np.ndarray
     horizon_ms: np.ndarray
@@ -86,10 +99,14 @@ class Outcomes(msgspec.Struct, frozen=True, kw_only=True):
 
     def replaced(self, rows: np.ndarray, by: Self) -> Self:
         """With other outcomes at these indices."""
-        columns = {name: getattr(self, name).copy() for name in self.__struct_fields__}
-        for name, values in columns.items():
-            values[rows] = getattr(by, name)
-        return type(self)(**columns)
+        copy = self.copied()
+        for name in self.__struct_fields__:
+            getattr(copy, name)[rows] = getattr(by, name)
+        return copy
+
+    def copied(self) -> Self:
+        """The same in arrays of its own."""
+        return type(self)(**{name: getattr(self, name).copy() for name in self.__struct_fields__})
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
@@ -128,6 +145,7 @@ def outcomes_of(
     *,
     fee_bps: float,
     rules_source: int | None,
+    priced_by: PricedBy = PricedBy.WINDOWS,
 ) -> Outcomes:
     """Score the signals of one day.
 
@@ -137,15 +155,17 @@ def outcomes_of(
             its exit, as far as the store has windows.
         fee_bps: Of one leg, in 1e-4 of the notional.
         rules_source: Code of the source ``rules``, whose directions are a baseline; None: absent.
+        priced_by: What ``prices`` are.
     """
     count = len(signals)
     columns: dict[str, np.ndarray] = {
         "status": np.full(count, Status.NO_WINDOWS, dtype=np.int8),
+        "priced_by": np.full(count, priced_by, dtype=np.int8),
         "entry_ms": np.zeros(count, dtype=np.int64),
         "entry_end_ms": np.zeros(count, dtype=np.int64),
         "steps": np.zeros(count, dtype=np.int32),
         "return_bps": np.full(count, np.nan),
-        "cost_bps": np.full(count, np.nan),
+        "cost_bps": np.full(count, 2.0 * fee_bps),
         "has_spread": np.zeros(count, dtype=np.bool_),
         "momentum": np.zeros(count, dtype=np.int8),
         "cvd": np.zeros(count, dtype=np.int8),
@@ -156,7 +176,7 @@ def outcomes_of(
         found = prices.get(int(code))
         rows = np.flatnonzero((signals.symbol == code) & ~bad_horizon)
         if found is not None and len(rows):
-            _score_symbol(signals, found, rows, columns, fee_bps)
+            _score_symbol(signals, found, rows, columns)
     carried = {
         name: getattr(signals, name)
         for name in Outcomes.__struct_fields__
@@ -165,6 +185,8 @@ def outcomes_of(
     return Outcomes(
         **carried,
         **columns,
+        # a trade of the same ms as the decision may have come before it
+        ready_ms=np.maximum(entry_from_ms(signals), signals.decided_at_ms + 1),
         horizon_ms=np.clip(signals.horizon_s, 1, MAX_HORIZON_S) * 1_000,
         rules=rules_direction(signals, rules_source),
     )
@@ -175,7 +197,6 @@ def _score_symbol(
     prices: SymbolPrices,
     rows: np.ndarray,
     columns: dict[str, np.ndarray],
-    fee_bps: float,
 ) -> None:
     timing = _timing(signals, prices, rows)
     moved = prices.move_bps(timing.entry, timing.exit)
@@ -194,14 +215,12 @@ def _score_symbol(
     columns["steps"][rows] = timing.steps
     columns["momentum"][rows] = momentum_sign(prices, timing.known, timing.steps)
     columns["cvd"][rows] = cvd_sign(prices, timing.known, timing.steps)
+    spread, columns["has_spread"][rows] = _spreads(prices, timing.entry, timing.exit)
+    columns["cost_bps"][rows] += spread
     scored = rows[is_scored]
-    entry, leave = timing.entry[is_scored], timing.exit[is_scored]
-    columns["entry_ms"][scored] = prices.first_ms + entry * prices.window_ms
+    columns["entry_ms"][scored] = prices.first_ms + timing.entry[is_scored] * prices.window_ms
     columns["entry_end_ms"][scored] = columns["entry_ms"][scored] + prices.window_ms
     columns["return_bps"][scored] = moved[is_scored]
-    spread, is_known = _spreads(prices, entry, leave)
-    columns["cost_bps"][scored] = 2.0 * fee_bps + spread
-    columns["has_spread"][scored] = is_known
 
 
 def _timing(signals: SignalColumns, prices: SymbolPrices, rows: np.ndarray) -> _Timing:
@@ -220,7 +239,9 @@ def _spreads(
     An end without a book (a recovered window) counts with the median spread of the days around;
     without any, as zero.
     """
-    ends = np.stack([prices.spread_bps[entry], prices.spread_bps[leave]])
+    place = np.stack([entry, leave])
+    inside = (place >= 0) & (place < len(prices))
+    ends = np.where(inside, prices.spread_bps[np.where(inside, place, 0)], np.nan)
     is_known = ~np.isnan(ends).any(axis=0)
     if not is_known.all():
         known = prices.spread_bps[~np.isnan(prices.spread_bps)]

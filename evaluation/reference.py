@@ -17,7 +17,7 @@ from evaluation.forward_returns import Outcomes
 _SAMPLES_PER_PAIR: Final = 200_000
 _FEWEST_A_DAY: Final = 200
 _PAIRS_AT_FULL_DENSITY: Final = 50
-_STEP_BITS: Final = 20  # a week of 1-second windows fits
+_STEP_BITS: Final = 21  # a week of 1-second windows fits, twice: trades have keys of their own
 
 
 class MarketSamples:

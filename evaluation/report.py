@@ -1,8 +1,8 @@
 """The report on past signals: every stored signal against what the market then did.
 
-Consumes the signal store and the feature store of one data folder, and its ingested klines for long
-horizons, produces a ``Report``: plain data that serialises to JSON. Prices are streamed by day;
-signals take up to 500 bytes each at the peak.
+Consumes the signal store of one data folder, its recorded trades, its feature store and, for long
+horizons, its ingested klines, produces a ``Report``: plain data that serialises to JSON. Prices are
+streamed by day; signals take up to 500 bytes each at the peak.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from domain.events import Signal
 from evaluation.forward_returns import (
     STATUS_TEXT,
     Outcomes,
+    PricedBy,
     Status,
     entry_from_ms,
     market_returns,
@@ -37,6 +38,7 @@ from evaluation.slices import (
     measure,
     verdict_of,
 )
+from evaluation.trade_prices import TradePrices, scored_by_trades
 from evaluation.versus import Curves, Versus, baselines_beside, curves_of
 from feature_store import FeatureStore
 from lake.buffered import BufferedStore
@@ -76,11 +78,12 @@ class Histogram(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One source: its scores, its baselines, and what its plots show."""
+    """One source: its scores, its baselines, and what its plots show; ``priced_by`` as in ``Report``."""
 
     name: str
     signals: int
     left_out: dict[str, int]
+    priced_by: dict[str, int]
     summary: SliceReport | None
     sharpe: Sharpe | None
     baselines: list[Versus]
@@ -91,9 +94,10 @@ class SourceReport(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the ``signals`` verb shows. Times are UTC.
 
-    ``left_out`` counts signals that cannot be scored, by reason. ``without_spread`` counts scored ones
-    whose spread was not recorded at entry or exit. ``entry_delay_s``: median time from the end of a
-    signal's window to the end of its entry window. ``slices_tested``: how many slices had enough
+    ``left_out`` counts signals that cannot be scored, by reason, ``priced_by`` those that are by whose
+    prices (trades, windows, klines), ``without_spread`` those whose spread was not recorded at entry or
+    exit. ``entry_delay_s``: median time from the end of a signal's window to its entry (of windows:
+    the end of the entry window). ``slices_tested``: how many slices had enough
     data for a verdict; those verdicts hold for all of them together (Holm).
     """
 
@@ -107,6 +111,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     signals: int = 0
     scored: int = 0
     left_out: dict[str, int] = {}
+    priced_by: dict[str, int] = {}
     without_spread: int = 0
     entry_delay_s: float | None = None
     sources: list[SourceReport] = []
@@ -119,6 +124,7 @@ def build_report(
     signals: BufferedStore[Signal],
     options: ReportOptions,
     klines: KlinePrices | None = None,
+    trades: TradePrices | None = None,
 ) -> Report:
     """Read, score and slice all signals that the options name. Blocks.
 
@@ -126,13 +132,16 @@ def build_report(
         features: Windows and their prices.
         signals: What was said.
         options: What to report on.
-        klines: Prices of horizons from an hour on that the windows do not cover.
+        klines: Prices of horizons from an hour on that neither trades nor windows cover.
+        trades: Prices that count before those of windows, where there are any.
 
     Raises:
         StorageError: The system refused to read a file.
     """
     texts = Vocabularies()
     found, samples, window_ms = _collect(features, signals, texts, options, klines)
+    if found is not None and trades is not None:
+        found = scored_by_trades(found, trades, samples, texts.symbol.texts)
     empty = Report(
         generated_at_ms=time.time_ns() // 1_000_000, window_ms=window_ms, fee_bps=options.fee_bps
     )
@@ -152,6 +161,7 @@ def build_report(
         signals=len(found),
         scored=len(scored),
         left_out=_left_out(found.status),
+        priced_by=_priced_by(scored),
         without_spread=int((~scored.has_spread).sum()),
         entry_delay_s=float(np.median(delay_ms)) / 1_000.0 if len(scored) else None,
         sources=_sources(found, decisions, reference, texts),
@@ -209,9 +219,13 @@ def _with_bars(
     if not len(some):
         return outcomes
     prices = _prices_for(some, klines, texts)
-    again = outcomes_of(some, prices, fee_bps=options.fee_bps, rules_source=None)
+    again = outcomes_of(
+        some, prices, fee_bps=options.fee_bps, rules_source=None, priced_by=PricedBy.KLINES
+    )
     _add_samples(samples, again, prices, day_ms, key_offset=_BAR_STEPS)
-    again = msgspec.structs.replace(again, steps=again.steps + _BAR_STEPS)
+    again = msgspec.structs.replace(
+        again, steps=again.steps + _BAR_STEPS, rules=outcomes.rules[rows]
+    )
     known = again.status != Status.NO_WINDOWS
     return outcomes.replaced(rows[known], again.take(known))
 
@@ -267,6 +281,7 @@ def _sources(
                 name=name,
                 signals=int(own.sum()),
                 left_out=_left_out(found.status[own]),
+                priced_by=_priced_by(some.outcomes),
                 summary=summary if has_scored else None,
                 sharpe=sharpes.get(code),
                 baselines=baselines_beside(some, name) if has_scored else [],
@@ -329,6 +344,11 @@ def _left_out(status: np.ndarray) -> dict[str, int]:
         if reason is not Status.SCORED
     }
     return {text: count for text, count in counts.items() if count}
+
+
+def _priced_by(scored: Outcomes) -> dict[str, int]:
+    counts = {one.name.lower(): int((scored.priced_by == one).sum()) for one in PricedBy}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _histogram(confidence: np.ndarray, direction: np.ndarray) -> Histogram:

@@ -70,13 +70,10 @@ def header(report: Report) -> list[str]:
     ]
     lines += [f"Not scored: {n:,} ({reason})." for reason, n in report.left_out.items()]
     if report.scored:
-        window_s = (report.window_ms or 0) / 1_000
-        delay_s = report.entry_delay_s or 0.0
         lines.append(
-            f"Entered in the first {window_s:g} s window after decision and latency, at the quote of "
-            f"its end (typically {delay_s:.0f} s after the signal's own window), left one horizon "
-            f"later; fees {report.fee_bps:g} bps a leg plus half the spread at either end; no "
-            "funding, no slippage beyond the best quote."
+            f"Entered {_entries(report)} (typically {report.entry_delay_s or 0.0:.3g} s after the "
+            f"signal's own window), left one horizon later; fees {report.fee_bps:g} bps a leg plus "
+            "half the spread at either end; no funding, no slippage beyond the best quote."
         )
     if report.without_spread:
         lines.append(
@@ -84,6 +81,25 @@ def header(report: Report) -> list[str]:
             "spread of those days was taken, or none where no spread is known."
         )
     return lines
+
+
+def _entries(report: Report) -> str:
+    """By whose prices signals were entered, and how many where it is not all of them."""
+    window_s = (report.window_ms or 0) / 1_000
+    ways = {
+        "trades": "at the first recorded trade after decision and latency",
+        "windows": (
+            f"in the first {window_s:g} s window after decision and latency, at the quote of its end"
+        ),
+        "klines": "in the first bar after decision and latency, at its close",
+    }
+    if len(report.priced_by) == 1:
+        return ways[next(iter(report.priced_by))]
+    return ", ".join(f"{count:,} {ways[name]}" for name, count in report.priced_by.items())
+
+
+def _prices(priced_by: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} by {name}" for name, count in priced_by.items())
 
 
 def findings(source: SourceReport) -> list[tuple[str, str]]:
@@ -100,6 +116,7 @@ def findings(source: SourceReport) -> list[tuple[str, str]]:
                 f"{scores.signals - scores.calls:,} HOLD"
             ),
         ),
+        ("prices", _prices(source.priced_by)),
         ("direction", _direction(scores)),
         ("money", _money(scores)),
         ("break-even", _break_even(scores)),

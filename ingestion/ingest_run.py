@@ -19,7 +19,7 @@ import structlog
 from binance_api.errors import Banned, ExchangeError, InvalidSymbol, RateLimited
 from binance_api.kline_columns import KlineColumns, empty_columns, joined
 from binance_api.rest import Reply, RestClient
-from domain.intervals import INTERVAL_MS
+from domain.intervals import INTERVAL_MS, next_open_ms
 from domain.market import Market
 from ingestion.day_files import DayFiles, Fetched
 from ingestion.kline_gaps import KlineGap, batches, closed_before_ms, pages
@@ -284,7 +284,7 @@ class IngestRun:
             interval=interval,
             symbol=batch.symbol,
             from_ms=int(batch.opens[0]),
-            until_ms=int(batch.opens[-1]) + INTERVAL_MS[interval],
+            until_ms=next_open_ms(int(batch.opens[-1]), interval),
             rows=len(found[TIME_COLUMN]),
             lacking=len(lacking),
             requests=len(replies),

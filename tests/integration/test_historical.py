@@ -89,6 +89,29 @@ def test_klines_equal_the_archives_and_have_every_minute(trades, wanted, paths):
         assert sum(rows["trade_count"].to_pylist()) == fills
 
 
+@pytest.mark.parametrize(
+    ("first", "end", "now", "month", "last_day"),
+    [
+        ((2028, 1, 30), (2028, 3, 2), (2028, 3, 1, 12), "2028-02", 29),
+        ((2027, 11, 29), (2028, 1, 2), (2028, 1, 1, 12), "2027-12", 31),
+    ],
+    ids=["leap", "year"],
+)
+def test_a_month_that_ended_last_night_is_had_from_each_of_its_days(
+    paths, first, end, now, month, last_day
+):
+    trades = table_of_trades(first, end)
+    kinds = ("aggTrades", "klines")
+    wanted = HistorySettings(paths=paths, symbols=(SYMBOL,), months=(month,), kinds=kinds)
+    report, _ = collect(trades, wanted, now_ms=at_ms(*now))
+    assert states(report) == [MonthState.WHOLE, MonthState.WHOLE]
+    assert_true(paths, trades, month)
+    assert stored(paths, month, "klines").num_rows == last_day * 1_440
+    for outcome in report.outcomes:
+        days = [part.period for part in outcome.about.parts]
+        assert days == [f"{month}-{day:02d}" for day in range(1, last_day + 1)]
+
+
 def test_symbols_in_lower_case_are_meant(trades, wanted, paths):
     collect(trades, msgspec.structs.replace(wanted, symbols=("btcusdt",)))
     assert months_of(paths, SYMBOL, "aggTrades") == list(MONTHS)

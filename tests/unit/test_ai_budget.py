@@ -5,8 +5,11 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ai.budget import FILE_NAME, Budget, BudgetSettings, Reservation
 from domain.errors import StorageError
+from lake.part_files import date_start_ms
 from tests.ai_samples import needs_full_disk
 
 DAY_NS = 86_400_000_000_000
@@ -105,6 +108,20 @@ def test_a_new_utc_day_starts_at_nothing(tmp_path: Path) -> None:
     assert ledger.spent_today("groq").tokens == 100
     wall.ns -= DAY_NS // 2
     assert ledger.spent_today("groq").tokens == 40
+
+
+@pytest.mark.parametrize(
+    ("last", "following"), [("2028-02-28", "2028-02-29"), ("2027-12-31", "2028-01-01")]
+)
+def test_the_day_ends_at_midnight_over_leap_days_and_years(
+    last: str, following: str, tmp_path: Path
+) -> None:
+    wall = Wall()
+    ledger, _ = budget(tmp_path, wall, daily_tokens=100)
+    wall.ns = date_start_ms(following) * 1_000_000 - 1
+    assert (reserved(ledger.reserve("groq", 100, 0.0)).day, ledger.day()) == (last, last)
+    wall.ns += 1
+    assert reserved(ledger.reserve("groq", 100, 0.0)).day == following
 
 
 def test_a_clock_that_jumps_and_comes_back_finds_its_day_again(tmp_path: Path) -> None:

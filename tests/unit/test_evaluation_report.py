@@ -277,8 +277,8 @@ def test_an_incomplete_window_is_a_hole_with_its_reason(tmp_path: Path) -> None:
     report = report_on(tmp_path)
     assert report.scored == 1
     assert report.left_out == {
-        "windows missing or incomplete between entry and exit": 1,
-        "symbol without stored windows": 1,
+        "windows or trades missing between entry and exit": 1,
+        "symbol without stored windows or trades": 1,
     }
 
 
@@ -286,7 +286,9 @@ def test_signals_without_any_windows_are_reported_as_such(tmp_path: Path) -> Non
     write_signals(tmp_path, [signal_at(5)])
     report = report_on(tmp_path)
     assert (report.signals, report.scored) == (1, 0)
-    assert "none can be scored: 1 symbol without stored windows" in render_text(report, 100)
+    assert "none can be scored: 1 symbol without stored windows or trades" in render_text(
+        report, 100
+    )
     assert "none can be scored" in render_html(report)
 
 

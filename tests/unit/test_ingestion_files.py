@@ -9,6 +9,7 @@ from domain.market import Market
 from ingestion.day_files import DayFiles
 from ingestion.kline_gaps import batches, closed_before_ms, expected_opens, pages, runs
 from lake.kline_files import RAW_COLUMNS, raw_path, read_raw
+from lake.part_files import date_of, date_start_ms
 from lake.paths import LakePaths
 from tests.kline_samples import DAY_MS, MONDAY_MS, bars, contents, rows_where, store_bars
 
@@ -23,6 +24,18 @@ def test_candles_are_expected_on_the_intervals_grid_weeks_from_monday():
     assert week.tolist() == [MONDAY_MS, MONDAY_MS + 7 * DAY_MS, MONDAY_MS + 14 * DAY_MS]
     assert expected_opens("1h", MONDAY_MS + 1, MONDAY_MS + 3_600_000).tolist() == []
     assert len(expected_opens("1M", MONDAY_MS, MONDAY_MS + 92 * DAY_MS)) == 3
+
+
+def test_months_open_on_their_first_day_over_a_leap_february_and_a_years_end():
+    firsts = [f"2027-{month:02d}-01" for month in range(1, 13)]
+    firsts += [f"2028-{month:02d}-01" for month in range(1, 5)]
+    opens = [date_start_ms(first) for first in firsts]
+    found = expected_opens("1M", opens[0], opens[-1] + 1)
+    assert found.tolist() == opens
+    assert runs(found[:-1], "1M") == [(opens[0], opens[-1], len(opens) - 1)]
+    leap_ms = date_start_ms("2028-02-29")
+    days = expected_opens("1d", leap_ms - DAY_MS, leap_ms + 2 * DAY_MS)
+    assert [date_of(at) for at in days.tolist()] == ["2028-02-28", "2028-02-29", "2028-03-01"]
 
 
 @pytest.mark.parametrize("interval", ["1m", "15m", "4h", "1d", "1w", "1M"])
