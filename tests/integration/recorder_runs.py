@@ -184,7 +184,7 @@ async def recording_run(
                 yield run
             finally:
                 task.cancel()
-                await asyncio.wait([task], timeout=15)
+                await asyncio.wait([task], timeout=60)
                 assert task.done(), "the recorder did not stop"
                 if not task.cancelled():
                     task.result()  # raises what ended it

@@ -17,7 +17,7 @@ from binance_api.errors import InvalidSymbol
 from simulator.faults import Fault, FaultKind, FaultPlan
 from tests.connector_exchange import MINUTE_MS, START_MS, config_of, simulated
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget", "clean_environment")
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 SPEED = 240.0  # a minute of the market is a quarter of a second
 BEGIN_MS = START_MS + 30_000

@@ -42,7 +42,6 @@ from tests.integration.live_parity import (
 )
 from tests.integration.live_recordings import MIDNIGHT_MS, cut, record_quiet, record_trades
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 
 LONG = pytest.mark.long
 SPEED = 40.0

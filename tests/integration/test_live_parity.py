@@ -20,7 +20,6 @@ RECOVERABLE: list[FaultKind] = [
 ]
 LONG = pytest.mark.long
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 
 
 def check(

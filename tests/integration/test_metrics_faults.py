@@ -69,7 +69,6 @@ async def scraped(run: LiveRun, last_ms: int) -> Samples:
         await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.mark.usefixtures("own_weight_budget")
 def test_metrics_agree_with_the_faults(market_of: MarketOf, data_dir: Path) -> None:
     market = market_of("synthetic")
 

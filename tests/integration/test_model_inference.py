@@ -99,7 +99,6 @@ def model_signals(data_dir: Path) -> dict[str, Signal]:
     return {signal.signal_id: signal for signal in found if signal.source == "model:untrained"}
 
 
-@pytest.mark.usefixtures("own_weight_budget")
 def test_a_live_bot_says_what_its_replay_says(tmp_path, clean_environment):
     write_model(tmp_path / "model")
     recording = record_synthetic(tmp_path / "day.ndjson.gz", length_s=420.0, start_ms=START_MS)

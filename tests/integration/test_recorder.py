@@ -24,7 +24,6 @@ LONG = pytest.mark.long
 QUIET_TAIL_MS = 15_000
 RECOVERABLE = [kind for kind in FaultKind if kind is not FaultKind.REST_LOST_TRADES]
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 
 
 @pytest.fixture

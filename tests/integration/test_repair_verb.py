@@ -26,8 +26,8 @@ SYMBOL = "BTCUSDT"
 
 
 @pytest.fixture(autouse=True)
-def _isolated(clean_environment, own_weight_budget):
-    """No variable of this machine, no weight budget of another test."""
+def _isolated(clean_environment):
+    """No variable of this machine."""
 
 
 @pytest.fixture

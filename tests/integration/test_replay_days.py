@@ -34,7 +34,6 @@ from tests.integration.live_parity import (
 from tests.integration.live_recordings import MIDNIGHT_MS, record_synthetic
 from tests.unit.test_replay_days import store
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 SPEED = 40.0
 KEYS = {f"{name}_api_key": key for name, key in CANARY.items()}
 
