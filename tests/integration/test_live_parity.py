@@ -21,7 +21,6 @@ RECOVERABLE: list[FaultKind] = [
 LONG = pytest.mark.long
 
 
-
 def check(
     market: Market,
     folder: Path,

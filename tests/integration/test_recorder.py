@@ -25,7 +25,6 @@ QUIET_TAIL_MS = 15_000
 RECOVERABLE = [kind for kind in FaultKind if kind is not FaultKind.REST_LOST_TRADES]
 
 
-
 @pytest.fixture
 def paths(data_dir: Path) -> LakePaths:
     return LakePaths.of(data_dir)
