@@ -388,7 +388,7 @@ def test_a_last_window_stored_without_its_last_trade_is_completed_after_the_rest
     check_parity(data_dir, market.truth)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("hours", [1.5, pytest.param(6.0, marks=LONG)])
 def test_after_hours_without_the_bot_the_hole_is_filled_from_rest(
     tmp_path: Path, data_dir: Path, hours: float

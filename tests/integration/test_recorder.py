@@ -76,7 +76,7 @@ def test_under_mixed_faults_what_is_missing_is_repaired_or_named(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("redundancy", [1, 2])
 @pytest.mark.parametrize("kind", RECOVERABLE)
 def test_every_kind_of_fault_is_survived(
