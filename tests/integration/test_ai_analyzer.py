@@ -209,7 +209,7 @@ def test_the_loop_is_free_while_a_reply_drips_in(tmp_path: Path) -> None:
         analyzer.on_window(*window(0))
         while not server.requests:
             await asyncio.sleep(0.005)
-        for _ in range(50):
+        for _turn in range(50):
             assert analyzer.statistics()["in_flight"] == 1
             await asyncio.sleep(0.001)
 

@@ -25,7 +25,6 @@ from tests.ai_samples import (
     window,
 )
 
-
 BEGUN_NS = time.monotonic_ns()
 
 

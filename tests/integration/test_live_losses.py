@@ -42,7 +42,6 @@ from tests.integration.live_parity import (
 )
 from tests.integration.live_recordings import MIDNIGHT_MS, cut, record_quiet, record_trades
 
-
 LONG = pytest.mark.long
 SPEED = 40.0
 WINDOW_MS = 5_000

@@ -15,7 +15,6 @@ from binance_api.signing import ApiKey
 from domain.market import Market
 from simulator.server import SimulatedExchange, SimulatorSettings
 
-
 GOOD = ApiKey("simulated-key", "simulated-secret")
 
 

@@ -31,7 +31,7 @@ def test_routed_sockets_deliver_every_recorded_frame_as_recorded(recording: Path
             reading(session, exchange.ws_url + DEPTH) as depth,
         ):
             await trades.until(lambda: len(trades.texts) == 100)
-            await depth.until(lambda: depth.texts and depth.messages[-1]["data"]["u"] == 999)
+            await depth.until(lambda: bool(depth.texts) and depth.messages[-1]["data"]["u"] == 999)
             recorded = [row.split(" ", 1)[1] for row in recording.read_text().splitlines()]
             assert trades.texts == [row for row in recorded if "aggTrade" in row]
             assert set(depth.texts) <= set(recorded)
