@@ -201,7 +201,7 @@ def test_more_than_ten_messages_in_a_second_end_the_connection(recording: Path) 
 def test_a_client_without_pongs_is_dropped_and_one_with_pongs_is_not(recording: Path) -> None:
     async def scenario() -> None:
         settings = SimulatorSettings(
-            recording=recording, speed=10, ping_interval_s=5, pong_timeout_s=12
+            recording=recording, speed=10, ping_interval_s=5, pong_timeout_s=18
         )
         async with SimulatedExchange(settings) as exchange, aiohttp.ClientSession() as session:
             url = exchange.ws_url + "/market/ws"
