@@ -63,6 +63,7 @@ class Feed:
         self._has_ended = False
         self._frame_count = 0
         self._started = asyncio.Event()
+        self._played = asyncio.Event()
         self.desk = FaultDesk()
         self.log: list[AppliedFault] = []
         self.books: dict[str, Frame] = {}
@@ -72,6 +73,15 @@ class Feed:
         """Start the clock and the playing."""
         self._clock.start()
         self._started.set()
+
+    async def catch_up(self) -> None:
+        """Wait until what is due by now was played: REST is asked about the market of its clock."""
+        if self._clock.is_unpaced or not self._clock.is_started:
+            return
+        due_ns = self._clock.now_ns()
+        while self._is_behind(due_ns):
+            self._played.clear()
+            await self._played.wait()
 
     def active(self, kind: FaultKind) -> list[tuple[int, Fault]]:
         """Timed faults of a kind that act now, each with the market time of its end."""
@@ -105,7 +115,9 @@ class Feed:
             if next_ns == _FOREVER_NS:
                 break
             await self._play_until(await self._wait_for(next_ns))
+            self._played.set()
         self.served_ns = _FOREVER_NS
+        self._played.set()
         self._clock.pace(1.0)
         log.info("simulator.feed_ended", frame_count=self._frame_count)
 
@@ -114,6 +126,10 @@ class Feed:
             chunk = await self._chunks.get()
             self._has_ended = not chunk
             self._buffer.extend(chunk)
+
+    def _is_behind(self, due_ns: int) -> bool:
+        is_being_read = not self._buffer and not self._has_ended
+        return is_being_read or self._next_event_ns() <= due_ns
 
     def _next_event_ns(self) -> int:
         times = [_FOREVER_NS]

@@ -95,6 +95,7 @@ class RestApi:
         weight_of = endpoint.spot_weight if self._is_spot else endpoint.um_weight
 
         async def handle(request: web.Request) -> web.StreamResponse:
+            await self._feed.catch_up()
             query = dict(request.query)
             verdict = self._meter.spend(weight_of(query))
             headers = {

@@ -77,6 +77,25 @@ def test_rest_shows_every_trade_up_to_now_and_nothing_later(recording: Path) -> 
     serve(SimulatorSettings(recording=recording, speed=4), scenario)
 
 
+def test_rest_shows_what_is_due_though_the_machine_plays_it_late(recording: Path) -> None:
+    async def scenario(exchange: SimulatedExchange, session: Any, get: Get) -> None:
+        wait_for = exchange._feed._wait_for
+
+        async def late(next_ns: int) -> int:
+            await asyncio.sleep(0.2)  # two seconds of the market
+            return await wait_for(next_ns)
+
+        exchange._feed._wait_for = late  # type: ignore[method-assign]
+        async with reading(session, exchange.ws_url + TRADES) as reader:
+            await reader.until(lambda: bool(reader.ids))
+            await asyncio.sleep(0.1)
+            now_ms = (await get("time"))[1]["serverTime"]
+            rows = (await get("aggTrades?symbol=BTCUSDT&fromId=1000&limit=1000"))[1]
+            assert rows[-1]["T"] > now_ms - 200
+
+    serve(SimulatorSettings(recording=recording, speed=10), scenario)
+
+
 def test_agg_trades_page_by_id_by_time_and_from_the_end(recording: Path) -> None:
     async def scenario(exchange: SimulatedExchange, session: Any, get: Get) -> None:
         await play_to_the_end(exchange, session)
