@@ -63,7 +63,7 @@ class Feed:
         self._has_ended = False
         self._frame_count = 0
         self._started = asyncio.Event()
-        self._played = asyncio.Event()
+        self._told_ns = source.start_ns
         self.desk = FaultDesk()
         self.log: list[AppliedFault] = []
         self.books: dict[str, Frame] = {}
@@ -74,14 +74,15 @@ class Feed:
         self._clock.start()
         self._started.set()
 
-    async def catch_up(self) -> None:
-        """Wait until what is due by now was played: REST is asked about the market of its clock."""
-        if self._clock.is_unpaced or not self._clock.is_started:
-            return
-        due_ns = self._clock.now_ns()
-        while self._is_behind(due_ns):
-            self._played.clear()
-            await self._played.wait()
+    def now_ms(self) -> int:
+        """Market time as REST tells it, ms: while a busy machine plays late, it is held back.
+
+        A client may take a candle for final that this time has passed.
+        """
+        now_ns = self._clock.now_ns()
+        is_late = self._clock.is_started and self._is_behind(now_ns)
+        self._told_ns = max(self._told_ns, min(self.served_ns, now_ns) if is_late else now_ns)
+        return self._told_ns // 1_000_000
 
     def active(self, kind: FaultKind) -> list[tuple[int, Fault]]:
         """Timed faults of a kind that act now, each with the market time of its end."""
@@ -115,9 +116,7 @@ class Feed:
             if next_ns == _FOREVER_NS:
                 break
             await self._play_until(await self._wait_for(next_ns))
-            self._played.set()
         self.served_ns = _FOREVER_NS
-        self._played.set()
         self._clock.pace(1.0)
         log.info("simulator.feed_ended", frame_count=self._frame_count)
 
@@ -127,9 +126,9 @@ class Feed:
             self._has_ended = not chunk
             self._buffer.extend(chunk)
 
-    def _is_behind(self, due_ns: int) -> bool:
+    def _is_behind(self, now_ns: int) -> bool:
         is_being_read = not self._buffer and not self._has_ended
-        return is_being_read or self._next_event_ns() <= due_ns
+        return is_being_read or self._next_event_ns() <= now_ns
 
     def _next_event_ns(self) -> int:
         times = [_FOREVER_NS]
