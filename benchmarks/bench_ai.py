@@ -127,7 +127,7 @@ def import_cost(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, modules in (("analyst", "ai_analyzer_qwen"), ("sdks", ", ".join(PROVIDERS))):
         command = [sys.executable, "-c", _IMPORT.format(modules=modules)]
-        runs = [run_json(command, None, timeout_s=60) for _ in range(rounds)]
+        runs = [run_json(command, None, timeout_s=300) for _ in range(rounds)]
         found[f"{name}_s"] = spread([run["seconds"] for run in runs], 3)
         found[f"{name}_imports"] = runs[0]["sdks"]
     return found
@@ -157,8 +157,8 @@ def timing(
                 "AI_ATTEMPT_DEADLINE_SECONDS": "600",
             }
         with _environment(variables):
-            run = run_json(command, bot_core, timeout_s=seconds + 60)
-        with urllib.request.urlopen(f"{urls['groq']}/counts", timeout=10) as reply:
+            run = run_json(command, bot_core, timeout_s=seconds + 300)
+        with urllib.request.urlopen(f"{urls['groq']}/counts", timeout=60) as reply:
             run["questions"] = sum(json.load(reply).values())
     return run
 

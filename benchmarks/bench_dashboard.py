@@ -178,7 +178,7 @@ def main() -> None:
             for mode in MODES:
                 command = [sys.executable, "-m", "benchmarks.bench_dashboard", "--child"]
                 command += [str(port), mode, str(seconds)]
-                runs[mode].append(run_json(command, bot_core, timeout_s=seconds + 90))
+                runs[mode].append(run_json(command, bot_core, timeout_s=seconds + 300))
     medians = {
         mode: {name: _median(found, name) for name in found[0] if name != "loop_lag_ms"}
         for mode, found in runs.items()

@@ -30,19 +30,26 @@ from monitoring.logging import configure_logging
 from monitoring.serving import Monitoring, MonitoringSettings, Sources, frames_received
 
 CLIENTS, STALLED, SYMBOLS = 50, 5, 10
+_DEMO_S = 6.0
+_PATIENCE_S = 100.0
 
 
 async def samples(folder: Path) -> list[Envelope]:
     """One window, feature row and signal as a demo publishes them."""
     bot = EnhancedMarketBot(
-        Settings(source="demo", data_dir=folder, duration=6, window_duration=1, http_port="off")
+        Settings(source="demo", data_dir=folder, window_duration=1, http_port="off")
     )
     found: dict[Topic, Envelope] = {}
     topics = (Topic.WINDOW, Topic.FEATURES, Topic.SIGNAL)
     with bot.bus.subscribe(topics, policy=DropOldest(10_000), name="bench") as subscription:
-        await bot.run()
-        async for envelope in subscription:
-            found[envelope.topic] = envelope
+        running = asyncio.ensure_future(bot.run())
+        async with asyncio.timeout(_PATIENCE_S):
+            await asyncio.sleep(_DEMO_S)
+            while len(found) < len(topics) and not running.done():
+                await asyncio.sleep(0.05)
+                found |= {event.topic: event for event in subscription.drain_nowait()}
+        running.cancel()
+        await asyncio.wait({running})
     return [found[topic] for topic in topics]
 
 

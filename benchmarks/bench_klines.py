@@ -78,7 +78,7 @@ def main() -> None:
         port = int(server.stdout.readline())
         for _ in range(rounds):
             for name, command in commands(port, rows).items():
-                runs.setdefault(name, []).append(run_json(command, client_core, timeout_s=120))
+                runs.setdefault(name, []).append(run_json(command, client_core, timeout_s=300))
     if (
         len({(run["rows"], round(run["close_sum"], 3)) for found in runs.values() for run in found})
         > 1

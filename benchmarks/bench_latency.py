@@ -27,7 +27,7 @@ def main() -> None:
     with running_exchange(1, TRADES_PER_S, DEPTH_PER_S, exchange_core) as port:
         command = [sys.executable, "-m", "benchmarks.observed_bot", "--port", str(port)]
         command += ["--symbols", "1", "--warm-up", str(warm_up_s), "--seconds", str(seconds)]
-        run = run_json(command, bot_core, timeout_s=warm_up_s + seconds + 60)
+        run = run_json(command, bot_core, timeout_s=warm_up_s + seconds + 300)
     result = {
         "benchmark": "latency",
         "trades_per_s": TRADES_PER_S,

@@ -34,7 +34,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.observed_bot", "--port", str(port)]
         command += ["--symbols", str(symbols)]
         command += ["--warm-up", str(warm_up_s), "--seconds", str(seconds)]
-        run = run_json(command, bot_core, timeout_s=warm_up_s + seconds + 120)
+        run = run_json(command, bot_core, timeout_s=warm_up_s + seconds + 300)
     result = {
         "benchmark": "paced",
         "symbols": symbols,

@@ -147,7 +147,7 @@ def main() -> None:
         command = [sys.executable, "-m", "benchmarks.bench_recorder", "--port", str(port)]
         for name in ("symbols", "seconds", "warm_up", "flush_items"):
             command += [f"--{name.replace('_', '-')}", str(getattr(given, name))]
-        timeout_s = given.warm_up + given.seconds + 120
+        timeout_s = given.warm_up + given.seconds + 300
         run = run_json(command, recorder_core, timeout_s=timeout_s)
     result = {
         "benchmark": "recorder",

@@ -34,6 +34,8 @@ from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
 _LAG_TICK_S = 0.010
 _MIB = 2**20
+_SETTLED_MS = 1_000  # after a window's end every symbol's row is out
+_PATIENCE_S = 100.0  # a busy machine takes longer to begin and to publish
 _TRADE_TIME = re.compile(rb'"T":(\d+)')
 
 
@@ -98,6 +100,15 @@ class Watch:
             if self.is_on:
                 self.rss.append(process.memory_info().rss)
 
+    async def until_published(self, first_ms: int, run: asyncio.Future[int | None]) -> None:
+        """Wait for the rows of a window that ended then or later, or for the end of the run."""
+        async with asyncio.timeout(_PATIENCE_S):
+            while not run.done():
+                settled_ms = time.time_ns() // 1_000_000 - _SETTLED_MS
+                if any(first_ms <= end_ms < settled_ms for end_ms in self.published):
+                    return
+                await asyncio.sleep(0.05)
+
     def after_end_ms(self, ends: Collection[int]) -> list[float]:
         """Milliseconds from a window's end plus lateness to its publication, of every window."""
         return [
@@ -138,10 +149,12 @@ async def observe(
     if len(symbols) == 1:
         watch.watch_frames(bot.parts.flow)
     await asyncio.sleep(warm_up_s)
+    await watch.until_published(0, tasks[0])
     watch.is_on = True
     first_ms = time.time_ns() // 1_000_000
     began, began_cpu, began_wait = time.perf_counter(), process.cpu_times(), run_queue_wait_s()
     await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    await watch.until_published(first_ms, tasks[0])
     elapsed, cpu = time.perf_counter() - began, process.cpu_times()
     waited_s = run_queue_wait_s() - began_wait
     watch.is_on = False
@@ -156,7 +169,7 @@ async def observe(
     ended = (await asyncio.gather(*tasks, return_exceptions=True))[0]
     stop_s = time.perf_counter() - began - elapsed
     first_end = -(-first_ms // window_ms) * window_ms
-    ends = range(first_end, last_ms - 1_000, window_ms)
+    ends = range(first_end, last_ms - _SETTLED_MS, window_ms)
     counts = [len(watch.published.get(end, ())) for end in ends]
     per_boundary = [max(watch.after_end_ms([end])) for end in ends if end in watch.published]
     if not sum(counts):

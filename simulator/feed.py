@@ -63,6 +63,7 @@ class Feed:
         self._has_ended = False
         self._frame_count = 0
         self._started = asyncio.Event()
+        self._told_ns = source.start_ns
         self.desk = FaultDesk()
         self.log: list[AppliedFault] = []
         self.books: dict[str, Frame] = {}
@@ -72,6 +73,16 @@ class Feed:
         """Start the clock and the playing."""
         self._clock.start()
         self._started.set()
+
+    def now_ms(self) -> int:
+        """Market time as REST tells it, ms: while a busy machine plays late, it is held back.
+
+        A client may take a candle for final that this time has passed.
+        """
+        now_ns = self._clock.now_ns()
+        is_late = self._clock.is_started and self._is_behind(now_ns)
+        self._told_ns = max(self._told_ns, min(self.served_ns, now_ns) if is_late else now_ns)
+        return self._told_ns // 1_000_000
 
     def active(self, kind: FaultKind) -> list[tuple[int, Fault]]:
         """Timed faults of a kind that act now, each with the market time of its end."""
@@ -114,6 +125,10 @@ class Feed:
             chunk = await self._chunks.get()
             self._has_ended = not chunk
             self._buffer.extend(chunk)
+
+    def _is_behind(self, now_ns: int) -> bool:
+        is_being_read = not self._buffer and not self._has_ended
+        return is_being_read or self._next_event_ns() <= now_ns
 
     def _next_event_ns(self) -> int:
         times = [_FOREVER_NS]

@@ -178,7 +178,7 @@ class RestApi:
 
     def _account_of(self, request: web.Request) -> Answer:
         async def account(_query: dict[str, str]) -> str:
-            keys, now_ms = self._settings.api_keys, self._clock.now_ms()
+            keys, now_ms = self._settings.api_keys, self._feed.now_ms()
             check_signed(request.rel_url.raw_query_string, request.headers, keys, now_ms)
             return '{"canTrade":false,"canDeposit":false,"canWithdraw":false}'
 
@@ -188,7 +188,7 @@ class RestApi:
         return "{}"
 
     async def _time(self, _query: dict[str, str]) -> str:
-        return f'{{"serverTime":{self._clock.now_ms()}}}'
+        return f'{{"serverTime":{self._feed.now_ms()}}}'
 
     async def _exchange_info(self, query: dict[str, str]) -> str:
         listed = [self._symbol(query)] if "symbol" in query else self._source.symbols

@@ -151,15 +151,15 @@ class Outbox:
 
 
 def settings_for(server: ScriptedAI | None, **changes: Any) -> AISettings:
-    """All three providers at the local server, every window asks, short deadlines."""
+    """All three providers at the local server, every window asks; deadlines that nothing meets."""
     chosen = changes.pop("only", PROVIDERS)
     values: dict[str, Any] = {
         "providers": chosen,
         "keys": {name: SecretStr(CANARY[name]) for name in chosen},
         "base_urls": {} if server is None else dict(server.urls),
         "min_interval_s": 0.0,
-        "deadline_s": 3.0,
-        "attempt_deadline_s": 1.0,
+        "deadline_s": 60.0,
+        "attempt_deadline_s": 20.0,
         "daily_tokens": None,
         "daily_usd": None,
     }
@@ -201,7 +201,7 @@ async def ask(
     async with running(analyzer_for(settings, folder, outbox, **changes)) as analyzer:
         for row, context in windows:
             analyzer.on_window(row, context)
-            await asyncio.wait_for(analyzer.settle(), 20)
+            await asyncio.wait_for(analyzer.settle(), 60)
     return outbox, analyzer
 
 

@@ -87,7 +87,7 @@ class Receiver:
             if item["state"] == "firing"
         ]
 
-    async def until(self, count: int, timeout_s: float = 20.0) -> None:
+    async def until(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait for so many alerts."""
         async with asyncio.timeout(timeout_s), self._changed:
             await self._changed.wait_for(lambda: len(self.alerts()) >= count)

@@ -36,12 +36,12 @@ def in_thread(opened: Callable[[], contextlib.AbstractAsyncContextManager]) -> I
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    exchange, loop, stop = ready.result(30)
+    exchange, loop, stop = ready.result(60)
     try:
         yield exchange
     finally:
         loop.call_soon_threadsafe(stop.set)
-        thread.join(20)
+        thread.join(60)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from monitoring.event_stream import EventStream
 from monitoring.http_server import HttpSettings
 from monitoring.serving import Monitoring, MonitoringSettings, Publisher, Sources, frames_received
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def signal_of(number: int, symbol: str = "BTCUSDT") -> Signal:

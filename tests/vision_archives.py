@@ -97,7 +97,7 @@ async def served(
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 150))
 
 
 def shuffled_ids(seed: int, count: int) -> np.ndarray:

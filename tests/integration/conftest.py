@@ -56,10 +56,17 @@ def _recorded(recordings: Path, path: Path, is_whole: bool) -> tuple[Path, float
     return cut(recordings / RECORDING, path, from_s=135.0, length_s=SHORT_S), SHORT_S
 
 
-@pytest.fixture
-def own_weight_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ports are used again: no test may inherit another one's ban."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+@pytest.fixture(autouse=True)
+def _own_weight_budget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ports are used again: no test, nor a process it starts, may inherit another one's ban."""
+    tmp_path_factory.getbasetemp()  # lies in the machine's temporary folder, not in this one
+    with (
+        tempfile.TemporaryDirectory(prefix="orderflow-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(tempfile, "tempdir", folder)
+        patch.setenv("TMPDIR", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -184,7 +184,7 @@ def steady(interval_s: float = 0.002) -> Script:
     return script
 
 
-async def wait_until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def wait_until(condition: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Return when ``condition`` holds."""
     async with asyncio.timeout(timeout_s):
         while not condition():

@@ -156,7 +156,7 @@ async def running(
         yield LiveRun(exchange, bot, folder, task)
     finally:
         task.cancel()
-        await asyncio.wait([task], timeout=15)
+        await asyncio.wait([task], timeout=60)
         assert task.done(), "the bot did not stop"
         if not task.cancelled():
             task.result()  # raises what ended the bot

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from simulator.server import SimulatedExchange
 from simulator.settings import SimulatorSettings
 from tests.integration.live_parity import UNLIMITED_WEIGHT, serving
 
-PATIENCE_S = 60.0  # costs nothing while tests pass; a busy machine may be slow
+PATIENCE_S = 120.0  # costs nothing while tests pass; a busy machine may be slow
 POLL_S = 0.1
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 TRADE_COLUMNS = (
@@ -184,19 +184,25 @@ async def recording_run(
                 yield run
             finally:
                 task.cancel()
-                await asyncio.wait([task], timeout=15)
+                await asyncio.wait([task], timeout=60)
                 assert task.done(), "the recorder did not stop"
                 if not task.cancelled():
                     task.result()  # raises what ended it
 
 
-async def until_whole(paths: LakePaths, wanted: Mapping[tuple[str, int], Any]) -> None:
-    """Wait until all trades are on disk and none is named as open; else say what is amiss."""
+async def until_whole(
+    paths: LakePaths, wanted: Mapping[tuple[str, int], Any], last_books: Collection[Any] = ()
+) -> None:
+    """Wait until all trades are on disk and none is named as open; else say what is amiss.
+
+    ``last_books`` come on another socket, and are waited for as well.
+    """
 
     def amiss() -> list[object]:
         missing = sorted(set(wanted) - set(stored_trades(paths)))
         left = [gap for gap in holes(paths, "trades") if gap.state is not GapState.REPAIRED]
-        return [*missing[:5], *left[:5]]
+        late = set(last_books) - set(stored_books(paths)) if last_books else ()
+        return [*missing[:5], *left[:5], *late]
 
     try:
         async with asyncio.timeout(PATIENCE_S):
@@ -216,7 +222,8 @@ def record_through(
     speed: float = 60.0,
     **given: Any,
 ) -> SimulatedExchange:
-    """Record a whole market, until its trades are there."""
+    """Record a whole market, until its trades are there; without faults its last books as well."""
+    newest = {symbol: max(n for name, n in sent.books if name == symbol) for symbol in SYMBOLS}
 
     async def go() -> SimulatedExchange:
         simulated = SimulatorSettings(recording=recording, speed=speed, faults=faults)  # type: ignore[arg-type]
@@ -224,8 +231,7 @@ def record_through(
             serving(simulated) as exchange,
             recording_run(exchange, paths, run_settings(exchange, **given)),
         ):
-            await until_whole(paths, sent.trades)
-            await asyncio.sleep(0.3)  # the last books come beside the last trades
+            await until_whole(paths, sent.trades, newest.items() if faults is None else ())
         return exchange
 
     return asyncio.run(go())

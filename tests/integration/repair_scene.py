@@ -57,7 +57,7 @@ class Scene:
         async with SimulatedExchange(simulated) as self.exchange:
             budget = WeightBudgetSettings(folder=self.folder)
             rest = RestSettings(
-                base_url=self.exchange.rest_url, budget=budget, max_attempts=1, deadline_s=5.0
+                base_url=self.exchange.rest_url, budget=budget, max_attempts=1, deadline_s=60.0
             )
             vision = RestSettings(base_url=self.exchange.vision_url, max_attempts=1)
             async with RestClient(rest) as self.rest, VisionClient(vision) as self.vision:
@@ -109,7 +109,7 @@ class Scene:
 
 
 def run(coroutine):
-    return asyncio.run(asyncio.wait_for(coroutine, 60))
+    return asyncio.run(asyncio.wait_for(coroutine, 150))
 
 
 def expected_rows(rows, source, symbol=SYMBOL):
@@ -121,6 +121,6 @@ def expected_rows(rows, source, symbol=SYMBOL):
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)

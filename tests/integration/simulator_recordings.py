@@ -90,7 +90,7 @@ class Reader:
             self._changed.set()
         self._changed.set()
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         async with asyncio.timeout(timeout_s):
             while not condition():
                 self._changed.clear()
@@ -111,4 +111,4 @@ async def reading(session: aiohttp.ClientSession, url: str) -> AsyncIterator[Rea
         yield reader
     finally:
         await socket.close()
-        await asyncio.wait_for(task, 5)
+        await asyncio.wait_for(task, 60)

@@ -53,7 +53,7 @@ def play(
             outbox = Outbox()
             settings = settings_for(server, **({"only": GROQ} | changes))
             async with running(analyzer_for(settings, folder, outbox, **options)) as analyzer:
-                await asyncio.wait_for(scene(server, analyzer, outbox), 30)
+                await asyncio.wait_for(scene(server, analyzer, outbox), 60)
             return outbox
 
     return asyncio.run(run())
@@ -149,7 +149,7 @@ def test_while_a_provider_is_slow_the_newest_context_replaces_the_waiting_one(
     tmp_path: Path,
 ) -> None:
     async def scene(server: ScriptedAI, analyzer: AIAnalyzer, _: Outbox) -> None:
-        server.set_script("groq=ok,hang,ok")
+        server.set_script("groq=ok,ok:0.3,ok")
         analyzer.on_window(*window(0))
         await analyzer.settle()
         analyzer.on_window(*window(1))
@@ -163,7 +163,6 @@ def test_while_a_provider_is_slow_the_newest_context_replaces_the_waiting_one(
     play(
         scene,
         tmp_path,
-        attempt_deadline_s=0.3,
         now_ms=lambda: START_MS + 9 * WINDOW_MS,
         max_context_age_s=60.0,
     )
@@ -199,7 +198,7 @@ def test_one_symbol_s_slow_answer_does_not_hold_up_another_s(tmp_path: Path) -> 
         while analyzer.statistics()["in_flight"] != 1:  # the other one's goes on
             await asyncio.sleep(0.005)
 
-    play(scene, tmp_path, deadline_s=60.0, attempt_deadline_s=60.0)
+    play(scene, tmp_path)
 
 
 def test_the_loop_is_free_while_a_reply_drips_in(tmp_path: Path) -> None:
@@ -210,13 +209,11 @@ def test_the_loop_is_free_while_a_reply_drips_in(tmp_path: Path) -> None:
         analyzer.on_window(*window(0))
         while not server.requests:
             await asyncio.sleep(0.005)
-        turns = 0
-        while analyzer.statistics()["in_flight"]:
-            turns += 1
+        for _turn in range(50):
+            assert analyzer.statistics()["in_flight"] == 1
             await asyncio.sleep(0.001)
-        assert turns > 50
 
-    play(scene, tmp_path, attempt_deadline_s=0.5)
+    play(scene, tmp_path)
 
 
 def test_a_replayed_day_gives_identical_signals_at_no_cost(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from simulator.ai_server import ScriptedAI
 from tests.ai_samples import (
     CANARY,
     PROVIDERS,
+    START_MS,
     Outbox,
     analyzer_for,
     ask,
@@ -22,6 +24,13 @@ from tests.ai_samples import (
     settings_for,
     window,
 )
+
+BEGUN_NS = time.monotonic_ns()
+
+
+def at_noon_ns() -> int:
+    """A clock whose day does not end while a test runs."""
+    return (START_MS + 43_200_000) * 1_000_000 + time.monotonic_ns() - BEGUN_NS
 
 
 def play(script: str, folder: Path, count: int = 1, **changes: Any) -> tuple[Outbox, list[str]]:
@@ -36,7 +45,8 @@ def play(script: str, folder: Path, count: int = 1, **changes: Any) -> tuple[Out
         ) as server:
             server.set_script(script)
             settings = settings_for(server, **({"only": ("groq", "dashscope")} | changes))
-            outbox, _ = await ask(settings, folder, [window(n) for n in range(count)])
+            windows = [window(n) for n in range(count)]
+            outbox, _ = await ask(settings, folder, windows, wall_ns=at_noon_ns)
             return outbox, [f"{r.provider}/{r.body['model']}" for r in server.requests]
 
     return asyncio.run(scene())
@@ -76,8 +86,8 @@ def test_a_provider_that_hangs_leaves_time_for_all_the_others(tmp_path: Path) ->
         "groq=hang;dashscope=drip:60",
         tmp_path,
         only=PROVIDERS,
-        deadline_s=1.5,
-        attempt_deadline_s=1.5,
+        deadline_s=3.0,
+        attempt_deadline_s=3.0,
     )
     assert asked == [GROQ, QWEN, LUNA]
     assert outbox.signals[0].source == "openai"
@@ -151,24 +161,30 @@ def test_a_request_refused_as_such_goes_to_the_next_model_and_is_not_repeated(
 
 
 def test_failures_in_a_row_open_the_breaker_and_one_probe_closes_it(tmp_path: Path) -> None:
-    breaker = BreakerSettings(failures_to_open=2, open_s=0.4)
+    breaker = BreakerSettings(failures_to_open=2, open_s=3_600.0)
+    waited_s = 0.0
     settings: dict[str, Any] = {
         "breaker": breaker,
         "only": ("groq", "dashscope"),
         "models": {"groq": ("openai/gpt-oss-120b",), "dashscope": ("qwen-plus",)},
     }
 
+    def monotonic() -> float:
+        return time.monotonic() + waited_s
+
     async def scene() -> tuple[list[str], dict[str, Any]]:
+        nonlocal waited_s
         async with ScriptedAI() as server:
             server.set_script("groq=reset*2,ok")
-            outbox = Outbox()
             chosen = settings_for(server, **settings)
-            async with running(analyzer_for(chosen, tmp_path, outbox)) as analyzer:
+            async with running(
+                analyzer_for(chosen, tmp_path, Outbox(), monotonic=monotonic)
+            ) as analyzer:
                 for number in range(4):
                     analyzer.on_window(*window(number))
                     await analyzer.settle()
                 opened = analyzer.statistics()
-                await asyncio.sleep(0.45)
+                waited_s = 3_600.0
                 analyzer.on_window(*window(4))
                 await analyzer.settle()
             return [r.provider for r in server.requests], opened
@@ -229,21 +245,21 @@ def test_an_unknown_price_counts_as_a_high_one_where_dollars_are_bounded(tmp_pat
 
 
 def test_refused_calls_cost_nothing_and_unanswered_ones_their_reservation(tmp_path: Path) -> None:
-    def spent(script: str, name: str) -> int:
+    def spent(script: str, name: str, **changes: Any) -> int:
         async def scene() -> int:
             async with ScriptedAI() as server:
                 server.set_script(script)
-                settings = settings_for(
-                    server, only=("openai",), daily_tokens=10_000, attempt_deadline_s=0.2
-                )
-                _, analyzer = await ask(settings, tmp_path / name, [window()])
+                settings = settings_for(server, only=("openai",), daily_tokens=10_000, **changes)
+                folder = tmp_path / name
+                _, analyzer = await ask(settings, folder, [window()], wall_ns=at_noon_ns)
                 return int(analyzer.statistics()["openai.tokens_today"] or 0)
 
         return asyncio.run(scene())
 
     assert spent("openai=rate_limited", "refused") == 0
     assert spent("openai=server_error", "down") == 0
-    answered, hung = spent("openai=ok", "answered"), spent("openai=hang", "hung")
+    answered = spent("openai=ok", "answered")
+    hung = spent("openai=hang", "hung", attempt_deadline_s=0.5)
     assert 0 < answered < hung
 
 

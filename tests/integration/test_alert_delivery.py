@@ -21,6 +21,7 @@ from domain.flow import Origin
 from event_bus import EventBus, Fail
 from tests.alert_receiver import SECRET, Receiver
 from tests.alert_samples import book, feature_row
+from tests.monitoring_scene import until
 
 RULES = book(
     {"name": "bad", "on": "health", "message": "{part}", "when": [{"field": "*.bad", "above": 1}]},
@@ -42,7 +43,7 @@ def service(
 ) -> AlertService:
     settings = AlertSettings(folder=folder, symbols=(), window_s=5, tick_s=0.02, retry_s=0.02)
     channels: list[Channel] = [
-        WebhookChannel(receiver.url, SECRET, timeout_s=0.2),
+        WebhookChannel(receiver.url, SECRET, timeout_s=1.0),
         FileChannel(folder),
     ]
     return AlertService(bus, rules, settings, channels)
@@ -135,7 +136,7 @@ def test_what_fires_last_is_delivered_before_the_run_ends(tmp_path: Path) -> Non
 def test_a_receiver_that_is_gone_does_not_keep_the_run_and_the_next_run_delivers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("alerts.service.CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("alerts.service.CLOSE_TIMEOUT_S", 1.0)
 
     async def work() -> None:
         async with Receiver(*[503] * 500) as receiver:
@@ -161,7 +162,7 @@ def test_what_the_receiver_refuses_for_good_does_not_block_the_rest(tmp_path: Pa
     async def work() -> None:
         async with Receiver(400) as receiver, running(tmp_path, receiver) as (bus, alerts, _):
             bus.publish(Topic.ALERT, part_alert("refused"))
-            await asyncio.sleep(0.1)
+            await until(lambda: alerts.statistics().get("outbox.webhook.lost") == 1)
             bus.publish(Topic.ALERT, part_alert("taken"))
             await receiver.until(1)
             assert receiver.alerts() == ["taken"]
@@ -176,7 +177,7 @@ def test_a_running_bot_heeds_a_silence(tmp_path: Path) -> None:
             bus.publish(Topic.ALERT, part_alert("before"))
             await receiver.until(1)
             add_silence(tmp_path, name="b*", symbol=None, until_ms=1 << 50, now_ms=0, comment="")
-            await asyncio.sleep(0.2)
+            await until(lambda: alerts._loaded().silences)
             bus.publish(Topic.HEALTH, unhealthy(1))
             bus.publish(Topic.ALERT, part_alert("after"))
             await receiver.until(2)

@@ -483,6 +483,7 @@ def test_rotation_loses_no_frame(transport, redundancy):
             rotation_spread_s=0.0,
             stagger_s=0.0,
             depth_stale_after_s=5.0,
+            rotation_first_data_s=30.0,  # a busy machine takes its time to connect
             liveness=LivenessSettings(),
         )
         sent = []

@@ -31,7 +31,7 @@ from tests.connector_exchange import (
 )
 from tests.kline_samples import candle_table
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget", "clean_environment")
+pytestmark = pytest.mark.usefixtures("clean_environment")
 
 HOUR_MS = 60 * MINUTE_MS
 OHLCV_TYPES = {

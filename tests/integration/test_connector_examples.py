@@ -33,7 +33,7 @@ def run(code: str, rest_url: str, ws_url: str, repository: Path, tmp_path: Path)
         env={**os.environ, **hosts, "TMPDIR": str(tmp_path), "PYTHONPATH": str(repository)},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 0, done.stderr

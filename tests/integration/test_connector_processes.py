@@ -91,16 +91,15 @@ def test_ctrl_c_ends_the_wait_for_the_end_of_a_ban(script) -> None:
         assert re.search(r"until='?\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", told)
         time.sleep(0.3)
         child.send_signal(signal.SIGINT)
-        began = time.monotonic()
-        out, _ = child.communicate(timeout=10)
-    assert time.monotonic() - began < 8
+        out, _ = child.communicate(timeout=60)  # of the two hours it would take
     assert child.returncode == 0
     assert "interrupted" in out
     assert "threads 1" in out
 
 
-def test_a_stream_keeps_the_process_alive_until_it_is_closed(script) -> None:
+def test_a_stream_keeps_the_process_alive_until_it_is_closed(script, tmp_path: Path) -> None:
     """Also after a lost connection: names are resolved though the main thread has ended."""
+    lost = tmp_path / "lost"
     with simulated(start_ms=START_MS, speed=240.0) as exchange:
         config = {
             name: url.replace("127.0.0.1", "localhost") for name, url in config_of(exchange).items()
@@ -111,8 +110,9 @@ def test_a_stream_keeps_the_process_alive_until_it_is_closed(script) -> None:
             opens = []
             def on_new_data(frame):
                 opens.extend(frame["timestamp"].astype("int64").tolist())
-                print("main", threading.main_thread().is_alive(), "rows", len(opens), flush=True)
-                if len(opens) >= 8:
+                is_alone = not threading.main_thread().is_alive()
+                print("alone", is_alone, "rows", len(opens), flush=True)
+                if len(opens) >= 8 and is_alone and os.path.exists({str(lost)!r}):
                     steps = {{b - a for a, b in zip(opens, opens[1:])}}
                     print("steps", steps, "gaps", bool(frame["gap"].any()), flush=True)
                     conn.close()
@@ -121,15 +121,16 @@ def test_a_stream_keeps_the_process_alive_until_it_is_closed(script) -> None:
             print("collect returned", flush=True)
             """
         )
-        read_until(child, "rows 2")
+        read_until(child, "rows ")
         for client in exchange._hub.clients:
             if client.combined and "btcusdt@kline_1m" in client.subscriptions:
                 client.close("abort", "test")
-        out, _ = child.communicate(timeout=30)
+        lost.touch()
+        out, _ = child.communicate(timeout=60)
     assert child.returncode == 0, out
     assert "disconnected" in out
     assert "steps {60000} gaps False" in out
-    assert "main False" in out
+    assert "alone True" in out
 
 
 def test_a_script_that_forgets_to_close_a_batch_connector_ends(script) -> None:
@@ -140,7 +141,7 @@ def test_a_script_that_forgets_to_close_a_batch_connector_ends(script) -> None:
             print("rows", len(conn.collect("BTCUSDT", "1m", limit=3)))
             """
         )
-        out, _ = child.communicate(timeout=20)
+        out, _ = child.communicate(timeout=60)
     assert child.returncode == 0, out
     assert "rows 3" in out
 
@@ -154,9 +155,9 @@ def test_ctrl_c_ends_a_script_that_only_streams(script) -> None:
             conn.collect("BTCUSDT", "1m")
             """
         )
-        read_until(child, "rows 1")
+        read_until(child, "rows ")
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=10)
+        child.communicate(timeout=60)
     assert child.returncode is not None
 
 
@@ -168,5 +169,5 @@ def test_importing_the_connector_loads_neither_pandas_nor_sockets(script, reposi
         print("loaded", sorted(heavy & set(sys.modules)))
         """.replace("import binance_api,", "import binance_api,", 1)
     )
-    out, _ = child.communicate(timeout=20)
+    out, _ = child.communicate(timeout=60)
     assert "pandas" not in out.partition("loaded")[2]

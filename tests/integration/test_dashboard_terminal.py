@@ -32,7 +32,7 @@ from event_bus import DropOldest
 from market_orchestrator.market_orchestrator import EnhancedMarketBot
 
 LEAVE = b"\x1b[?1049l"
-WAIT_S = 40.0
+WAIT_S = 120.0
 SYMBOLS = "BTCUSDT,ETHUSDT"
 # A run that breaks after its first window, as a defect would.
 CRASHING = """
@@ -236,10 +236,13 @@ def test_a_terminal_that_nobody_reads_for_ten_seconds_costs_no_trade(tmp_path: P
         async with asyncio.TaskGroup() as tasks:
             view = tasks.create_task(watch(bot.bus, terminal))
             running = tasks.create_task(bot.run())
-            await asyncio.sleep(13.0)  # three of them to start
+            payloads = [envelope.payload for envelope in await events.next_batch()]
+            await asyncio.sleep(10.0)
+            while len(payloads) < 16:
+                payloads += [envelope.payload for envelope in await events.next_batch()]
             view.cancel()
             running.cancel()
-        payloads = [envelope.payload for envelope in events.drain_nowait()]
+        payloads += [envelope.payload for envelope in events.drain_nowait()]
         return (
             [p for p in payloads if isinstance(p, FeaturesEvent)],
             [p for p in payloads if isinstance(p, GapEvent)],

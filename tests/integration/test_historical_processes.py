@@ -32,7 +32,7 @@ async def history(folder, exchange, *more, data="data") -> Program:
 
 
 async def to_the_end(program: Program) -> int:
-    return await asyncio.to_thread(program.wait, 120.0)
+    return await asyncio.to_thread(program.wait, 600.0)
 
 
 def archive(trades, faults=()):

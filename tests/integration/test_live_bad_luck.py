@@ -247,8 +247,9 @@ def test_a_signal_stops_it_soon_and_everything_is_readable(
     tmp_path: Path, data_dir: Path, urls: dict[str, str], number: signal.Signals
 ) -> None:
     bot = start_bot(tmp_path, data_dir, variables={**urls, "FEATURE_FLUSH_SECONDS": "3600"})
-    assert bot.until(lambda: has_begun(data_dir))
-    time.sleep(1.5)  # a window or two that no flush has written
+    journal = data_dir / "events" / "journal.jsonl"
+    assert bot.until(lambda: journal.exists() and b'"signal"' in journal.read_bytes())
+    assert not rows_of(data_dir)  # windows have closed, and no flush has written them
     asked = time.monotonic()
     assert bot.stop(number) == 0
     assert time.monotonic() - asked < STOP_LIMIT_S
@@ -260,14 +261,22 @@ def test_a_signal_stops_it_soon_and_everything_is_readable(
     assert all("event" in json.loads(line) for line in lines)
 
 
+def has_loaded_a_library(program: Program) -> bool:
+    """Whether it is past the interpreter's own start, whose traceback nobody can prevent."""
+    maps = Path(f"/proc/{program.process.pid}/maps")
+    return sys.platform != "linux" or "site-packages" in maps.read_text()
+
+
 @pytest.mark.parametrize(
-    "delay_s", [0.15, 0.8, *(pytest.param(delay, marks=LONG) for delay in (0.3, 0.5, 1.2, 2.0))]
+    "delay_s",
+    [0.0, 0.15, 0.8, *(pytest.param(delay, marks=LONG) for delay in (0.3, 0.5, 1.2, 2.0))],
 )
 def test_a_signal_during_the_start_stops_it_without_a_word(
     tmp_path: Path, data_dir: Path, urls: dict[str, str], delay_s: float
 ) -> None:
     """Before the program has loaded, the signal ends it as it ends any other."""
     bot = start_bot(tmp_path, data_dir, variables=urls)
+    assert bot.until(lambda: has_loaded_a_library(bot))
     time.sleep(delay_s)
     asked = time.monotonic()
     assert bot.stop(signal.SIGINT) in (0, -signal.SIGINT)
@@ -278,13 +287,11 @@ def test_a_signal_during_the_start_stops_it_without_a_word(
 def test_the_demo_shows_windows_features_and_signals_soon(tmp_path: Path, data_dir: Path) -> None:
     """What the README's first command starts, with every setting at its default."""
     demo = Program(tmp_path, "run", "--source", "demo", "--headless", "--data-dir", data_dir)
-    started = time.monotonic()
 
     def has_both() -> bool:
         return has_rows(data_dir, 2) and bool(list(data_dir.glob("signals/date=*/*.parquet")))
 
-    assert demo.until(has_both, timeout_s=30)
-    assert time.monotonic() - started < 30
+    assert demo.until(has_both, timeout_s=60)
     asked = time.monotonic()
     assert demo.stop(signal.SIGINT) == 0
     assert time.monotonic() - asked < STOP_LIMIT_S

@@ -20,8 +20,6 @@ RECOVERABLE: list[FaultKind] = [
 ]
 LONG = pytest.mark.long
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
-
 
 def check(
     market: Market,
@@ -103,7 +101,7 @@ def test_after_kill_9_and_restart_the_rows_are_the_replays(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("redundancy", [1, 2])
 @pytest.mark.parametrize("kind", RECOVERABLE)
 def test_every_kind_of_fault_over_the_whole_recording(
@@ -122,7 +120,7 @@ def test_every_kind_of_fault_over_the_whole_recording(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("redundancy", [1, 2])
 @pytest.mark.parametrize("seed", range(10))
 @pytest.mark.parametrize("name", MARKETS)
@@ -141,7 +139,7 @@ def test_mixed_faults_over_the_whole_recording(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", [FaultKind.STALL, FaultKind.DELAYED, FaultKind.REFUSED])
 @pytest.mark.parametrize("redundancy", [1, 2])
 def test_faults_long_enough_for_the_wall_clock_to_notice(
@@ -155,7 +153,7 @@ def test_faults_long_enough_for_the_wall_clock_to_notice(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", range(6))
 def test_kill_9_under_faults_over_the_whole_recording(
     market_of: MarketOf, tmp_path: Path, data_dir: Path, seed: int

@@ -30,7 +30,7 @@ pytest.importorskip("onnxruntime")
 threadpool_limits = pytest.importorskip("threadpoolctl").threadpool_limits
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(300),
+    pytest.mark.timeout(1_200),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # torch's own
 ]
 

@@ -30,7 +30,6 @@ from tests.integration.recorder_runs import (
 )
 from tests.lake_months import archive
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 LATER_MS = 1_725_148_800_000  # September 2024
 COMPLETE_MINUTES = 7  # 23:58 to 00:04, of the eight that were recorded
 

@@ -24,8 +24,6 @@ LONG = pytest.mark.long
 QUIET_TAIL_MS = 15_000
 RECOVERABLE = [kind for kind in FaultKind if kind is not FaultKind.REST_LOST_TRADES]
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
-
 
 @pytest.fixture
 def paths(data_dir: Path) -> LakePaths:
@@ -78,7 +76,7 @@ def test_under_mixed_faults_what_is_missing_is_repaired_or_named(
 
 
 @LONG
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("redundancy", [1, 2])
 @pytest.mark.parametrize("kind", RECOVERABLE)
 def test_every_kind_of_fault_is_survived(

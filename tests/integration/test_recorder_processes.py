@@ -54,15 +54,15 @@ def test_one_folder_has_one_recorder_and_may_have_a_bot(tmp_path: Path, data_dir
         first = start_recorder(logs, data_dir, variables=urls)
         lock = FolderLock(data_dir, "recorder")
         assert first.until(lambda: lock.holder() is not None)
-        bot = start_bot(logs, data_dir, "--duration", 2, variables=urls)
+        bot = start_bot(logs, data_dir, variables=urls)
         second = start_recorder(logs, data_dir, variables=urls)
         assert second.wait() == 2
         (line,) = [line for line in second.stderr.splitlines() if line.startswith("error")]
         assert f"in use by the recorder with pid {first.process.pid}" in line
-        assert bot.wait() == 0
+        assert bot.until(lambda: any((data_dir / "features").glob("date=*/*.parquet")))
+        assert bot.stop() == 0
         assert first.stop(signal.SIGINT) == 0
     assert len({symbol for symbol, _ in stored_trades(LakePaths.of(data_dir))}) == 2
-    assert list((data_dir / "features").glob("date=*/*.parquet"))
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_exit_2(tmp_path: Path) -> None:

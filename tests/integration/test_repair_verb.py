@@ -26,8 +26,8 @@ SYMBOL = "BTCUSDT"
 
 
 @pytest.fixture(autouse=True)
-def _isolated(clean_environment, own_weight_budget):
-    """No variable of this machine, no weight budget of another test."""
+def _isolated(clean_environment):
+    """No variable of this machine."""
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_prune_without_settings_deletes_nothing(paths, capsys):
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_repairs_killed_at_random_moments_store_every_trade_once(tmp_path):
     """``kill -9`` of real processes; each step is tried with kill points elsewhere."""
     chance = random.Random(5)

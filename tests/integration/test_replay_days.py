@@ -32,9 +32,9 @@ from tests.integration.live_parity import (
     serving,
 )
 from tests.integration.live_recordings import MIDNIGHT_MS, record_synthetic
+from tests.integration.recorder_runs import stored_books
 from tests.unit.test_replay_days import store
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
 SPEED = 40.0
 KEYS = {f"{name}_api_key": key for name, key in CANARY.items()}
 
@@ -109,7 +109,8 @@ def test_recorded_days_give_the_rows_the_live_run_stored(
     replayed = replay_days(recorded, tmp_path / "replayed")
     check(live, replayed)
     assert not differences(market.truth, replayed)
-    assert sum(row.depth_frames for row in replayed.values()) > 1_000
+    seen = sum(row.depth_frames for row in replayed.values())
+    assert seen > 0.9 * len(stored_books(LakePaths.of(recorded))) > 0
     again = replay_days(recorded / "raw" / "stream", tmp_path / "again")
     assert again == replayed  # to the last column
     replay_days(recorded, tmp_path / "replayed")  # adds nothing

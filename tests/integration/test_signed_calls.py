@@ -15,8 +15,6 @@ from binance_api.signing import ApiKey
 from domain.market import Market
 from simulator.server import SimulatedExchange, SimulatorSettings
 
-pytestmark = pytest.mark.usefixtures("own_weight_budget")
-
 GOOD = ApiKey("simulated-key", "simulated-secret")
 
 

@@ -41,7 +41,7 @@ def play(recording: Path, check: Check, *faults: Fault, speed: float = 100) -> N
 
 
 async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)
 
@@ -60,7 +60,7 @@ def test_a_disconnect_closes_with_its_code(recording: Path, mode: str, code: int
         assert reader.ids[0] == 1000
         assert len(exchange.fault_log) == 1
 
-    play(recording, check, Fault(at_ms=2_000, kind=FaultKind.DISCONNECT, mode=mode))
+    play(recording, check, Fault(at_ms=2_000, kind=FaultKind.DISCONNECT, mode=mode), speed=20)
 
 
 @pytest.mark.parametrize("mode", ["abort", "reset"])
@@ -68,7 +68,7 @@ def test_a_disconnect_without_a_close_frame(recording: Path, mode: str) -> None:
     async def check(_exchange: SimulatedExchange, _session: object, reader: Reader) -> None:
         assert await reader.until_closed() == 1006
 
-    play(recording, check, Fault(at_ms=2_000, kind=FaultKind.DISCONNECT, mode=mode))
+    play(recording, check, Fault(at_ms=2_000, kind=FaultKind.DISCONNECT, mode=mode), speed=20)
 
 
 def test_a_disconnect_of_one_route_or_one_socket_spares_the_others(recording: Path) -> None:
@@ -83,8 +83,9 @@ def test_a_disconnect_of_one_route_or_one_socket_spares_the_others(recording: Pa
             await reader.until(lambda: len(reader.ids) == 100)
             assert not depth.socket.closed
 
-    only = Fault(at_ms=5_000, kind=FaultKind.DISCONNECT, route="trades", connection_index=1)
-    play(recording, check, only, speed=50)
+    # The fault comes 0.9 s after the first subscription: the other two are there by then.
+    only = Fault(at_ms=9_000, kind=FaultKind.DISCONNECT, route="trades", connection_index=1)
+    play(recording, check, only, speed=10)
 
 
 def test_missing_frames_are_not_sent_but_rest_has_them(recording: Path) -> None:
@@ -162,24 +163,25 @@ def test_invalid_utf8_fails_the_connection_as_the_standard_demands(recording: Pa
     play(recording, check, fault)
 
 
-@pytest.mark.parametrize(("mode", "expected"), [("drop", 80), ("delay", 100)])
+@pytest.mark.parametrize(("mode", "expected"), [("drop", 20), ("delay", 100)])
 def test_a_stall_is_silent_while_pongs_go_on(recording: Path, mode: str, expected: int) -> None:
     async def check(
         exchange: SimulatedExchange, session: aiohttp.ClientSession, reader: Reader
     ) -> None:
-        await until(lambda: exchange.fault_log)
         pinger = await session.ws_connect(exchange.ws_url + TRADES, autoping=False)
+        await until(lambda: exchange.fault_log)
         await pinger.ping(b"x")
-        message = await pinger.receive(timeout=5)
+        while (message := await pinger.receive(timeout=5)).type is aiohttp.WSMsgType.TEXT:
+            pass  # from before the stall
         assert message.type is aiohttp.WSMsgType.PONG
-        assert exchange.clock.elapsed_ms() < 4_900
+        assert exchange.clock.elapsed_ms() < 8_900
         await until_ended(exchange)
         await reader.until(lambda: len(reader.ids) == expected)
         assert reader.ids == sorted(reader.ids)
         await pinger.close()
 
-    fault = Fault(at_ms=2_950, kind=FaultKind.STALL, mode=mode, route="trades", duration_ms=2_000)
-    play(recording, check, fault, speed=20)
+    fault = Fault(at_ms=950, kind=FaultKind.STALL, mode=mode, route="trades", duration_ms=8_000)
+    play(recording, check, fault, speed=8)
 
 
 def test_delayed_frames_keep_their_order_and_all_come(recording: Path) -> None:
@@ -199,12 +201,12 @@ def test_new_connections_are_refused_for_a_while(recording: Path, mode: str) -> 
         await until(lambda: exchange.fault_log)
         with pytest.raises(aiohttp.ClientError):
             await session.ws_connect(exchange.ws_url + TRADES)
-        await reader.until(lambda: len(reader.ids) == 100)
+        await reader.until(lambda: len(reader.ids) == 100)  # until after the refusals
         async with reading(session, exchange.ws_url + TRADES) as late:
             assert not late.socket.closed
 
-    fault = Fault(at_ms=1_000, kind=FaultKind.REFUSED, mode=mode, duration_ms=5_000)
-    play(recording, check, fault, speed=20)
+    fault = Fault(at_ms=1_000, kind=FaultKind.REFUSED, mode=mode, duration_ms=8_000)
+    play(recording, check, fault, speed=10)
 
 
 def test_the_24_hour_cut_takes_every_socket(recording: Path) -> None:
@@ -215,7 +217,7 @@ def test_the_24_hour_cut_takes_every_socket(recording: Path) -> None:
             assert await reader.until_closed() == 1000
             assert await depth.until_closed() == 1000
 
-    play(recording, check, Fault(at_ms=4_000, kind=FaultKind.LIFETIME), speed=20)
+    play(recording, check, Fault(at_ms=8_000, kind=FaultKind.LIFETIME), speed=10)
 
 
 def test_the_same_plan_and_recording_send_the_same_bytes(recording: Path) -> None:
@@ -274,5 +276,5 @@ def test_a_frame_fault_can_touch_one_of_two_sockets(recording: Path) -> None:
             assert missing == {number for _, number in exchange.fault_log[0].ids}
             assert len(missing) == 4
 
-    fault = Fault(at_ms=6_000, kind=FaultKind.MISSING, route="trades", connection_index=1, count=4)
-    play(recording, check, fault, speed=50)
+    fault = Fault(at_ms=9_000, kind=FaultKind.MISSING, route="trades", connection_index=1, count=4)
+    play(recording, check, fault, speed=10)

@@ -44,7 +44,7 @@ def serve(settings: SimulatorSettings, scenario: Scenario) -> Any:
 async def play_to_the_end(exchange: SimulatedExchange, session: aiohttp.ClientSession) -> None:
     async with (
         reading(session, exchange.ws_url + TRADES),
-        asyncio.timeout(10),
+        asyncio.timeout(60),
     ):
         while not exchange.statistics()["has_ended"]:
             await asyncio.sleep(0.002)
@@ -74,7 +74,26 @@ def test_rest_shows_every_trade_up_to_now_and_nothing_later(recording: Path) -> 
             assert 10 <= len(ids) < 100
             assert rows[-1]["T"] <= now_ms
 
-    serve(SimulatorSettings(recording=recording, speed=20), scenario)
+    serve(SimulatorSettings(recording=recording, speed=4), scenario)
+
+
+def test_rest_shows_what_is_due_though_the_machine_plays_it_late(recording: Path) -> None:
+    async def scenario(exchange: SimulatedExchange, session: Any, get: Get) -> None:
+        wait_for = exchange._feed._wait_for
+
+        async def late(next_ns: int) -> int:
+            await asyncio.sleep(0.2)  # two seconds of the market
+            return await wait_for(next_ns)
+
+        exchange._feed._wait_for = late  # type: ignore[method-assign]
+        async with reading(session, exchange.ws_url + TRADES) as reader:
+            await reader.until(lambda: bool(reader.ids))
+            await asyncio.sleep(0.1)
+            now_ms = (await get("time"))[1]["serverTime"]
+            rows = (await get("aggTrades?symbol=BTCUSDT&fromId=1000&limit=1000"))[1]
+            assert rows[-1]["T"] > now_ms - 200  # all that had happened by then
+
+    serve(SimulatorSettings(recording=recording, speed=10), scenario)
 
 
 def test_agg_trades_page_by_id_by_time_and_from_the_end(recording: Path) -> None:
@@ -239,10 +258,10 @@ def test_rest_failures_act_on_their_endpoint_for_their_time(recording: Path, mod
             assert (await get("aggTrades?symbol=BTCUSDT&limit=1"))[1][0]["a"] == 1099
 
     failure = Fault(
-        at_ms=0, kind=FaultKind.REST_FAILURE, mode=mode, duration_ms=8_000, endpoint="aggTrades"
+        at_ms=0, kind=FaultKind.REST_FAILURE, mode=mode, duration_ms=9_800, endpoint="aggTrades"
     )
     plan = FaultPlan(faults=(failure,))
-    serve(SimulatorSettings(recording=recording, speed=50, faults=plan), scenario)
+    serve(SimulatorSettings(recording=recording, speed=14, faults=plan), scenario)
 
 
 def test_lost_trades_are_missing_from_the_socket_and_from_rest(recording: Path) -> None:

@@ -196,7 +196,7 @@ def steps_of(operations):
 
 
 @pytest.mark.parametrize(
-    "stride", [9, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
+    "stride", [9, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(1_200)])]
 )
 def test_dying_at_every_step_of_a_life_and_of_the_recovery(stride):
     for step in range(1, steps_of(SCENARIO) + 1, stride):

@@ -84,7 +84,7 @@ def findings_of_routes(transport: ScriptedTransport, data_root: Path) -> list[Fi
 
     async def work() -> None:
         async with asyncio.timeout(10):
-            await check_routes(examined(data_root, "127.0.0.1:1"), found.append, transport, 0.02)
+            await check_routes(examined(data_root, "127.0.0.1:1"), found.append, transport, 0.2)
 
     asyncio.run(work())
     assert transport.open_count == 0
