@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 import psutil
+import pyarrow as pa
 import structlog
 
 from benchmarks.paced_exchange import symbol_names
@@ -237,6 +238,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    pa.set_memory_pool(pa.system_memory_pool())  # as the command line has it
     with tempfile.TemporaryDirectory() as folder:
         work = observe(
             given.port,
