@@ -35,6 +35,7 @@ from microstructure.whale_prints import whale_prints
 log = structlog.get_logger()
 
 _PAST_MS = 30_000  # a window closed later than this after its end is recovered, not live
+_NEAR_MS = 30  # a batch of a lasting rate spans less
 _MAX_REJECTIONS = 10_000  # kept until taken; more are counted only
 
 
@@ -161,6 +162,13 @@ class MarketFlow:
         """Emit the next batch of what the last ``close`` left."""
         if self.builder.has_more:
             self.close()
+
+    def awaits_trades(self) -> bool:
+        """Whether the next trades may well prove that the windows of a boundary are over."""
+        end_ms = self.builder.next_end_ms()
+        if end_ms is None:
+            return False
+        return 0 < end_ms + self.settings.windows.lateness_ms - self.builder.route_ms <= _NEAR_MS
 
     def take(self, closed: Closed) -> None:
         """Sort what the builder emitted into live and revised windows."""

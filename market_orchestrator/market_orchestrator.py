@@ -180,6 +180,7 @@ class LiveParts:
             transport=default_transport(),
             clock=SystemClock(),
             random=random.Random(),
+            awaits_trades=self.flow.awaits_trades,
         )
         self.analyst = ai_analyst(
             settings, self.outputs, bus, is_healthy=lambda _: self._is_healthy()

@@ -69,6 +69,7 @@ class Feed:
         socket_id: Its number; never used again once established.
         owner: The shard it belongs to.
         rotation_age_s: Age at which it asks to be replaced, given its wall time of connection.
+        is_awaited: Whether somebody waits for its next frame.
         predecessor: Liveness of the connection before it, whose rates it takes over.
     """
 
@@ -82,6 +83,7 @@ class Feed:
         transport: Transport,
         probes: ProbeDesk,
         rotation_age_s: Callable[[float], float],
+        is_awaited: Callable[[], bool],
         predecessor: SocketLiveness | None = None,
     ) -> None:
         loop, now = asyncio.get_running_loop(), clock.monotonic()
@@ -119,6 +121,7 @@ class Feed:
             interval_s=settings.batch_interval_s,
             busy_interval_s=settings.busy_interval_s,
             max_batch=settings.max_batch,
+            is_awaited=is_awaited,
         )
         self.flush = self._buffer.flush
         self.on_frame = self._buffer.add

@@ -22,7 +22,8 @@ class FrameBuffer:
     A frame after a quiet moment is handed on with whatever came in the same read; others wait until
     ``interval_s`` after the last batch. While batch after batch holds ``busy_frames`` or more (a
     lasting rate, not one burst) they are gathered for ``busy_interval_s``, until they come slower
-    than 400 per second: a batch costs much the same whatever it holds.
+    than 400 per second: a batch costs much the same whatever it holds. Not while ``is_awaited`` says
+    that somebody waits for the next frame.
     """
 
     def __init__(
@@ -33,11 +34,13 @@ class FrameBuffer:
         max_batch: int,
         busy_interval_s: float | None = None,
         busy_frames: int = 4,
+        is_awaited: Callable[[], bool] = lambda: False,
     ) -> None:
         self._deliver = deliver
         self._interval_s = interval_s
         self._busy_interval_s = interval_s if busy_interval_s is None else busy_interval_s
         self._busy_frames = busy_frames
+        self._is_awaited = is_awaited
         self._lasting_frames = max(busy_frames, int(self._busy_interval_s * _BUSY_PER_S))
         self._full_in_a_row = 0
         self._max_batch = max_batch
@@ -67,7 +70,8 @@ class FrameBuffer:
             self._schedule()
 
     def _schedule(self) -> None:
-        interval_s = self._busy_interval_s if self._is_busy else self._interval_s
+        gathers = self._is_busy and not self._is_awaited()
+        interval_s = self._busy_interval_s if gathers else self._interval_s
         wait_s = self._flushed_at + interval_s - self._loop.time()
         if wait_s > 0:
             self._timer = self._loop.call_later(wait_s, self.flush)
@@ -84,9 +88,10 @@ class FrameBuffer:
         self._flushed_at = self._loop.time()
         payloads, stamps = self._payloads, self._stamps
         self._payloads, self._stamps = [], []
-        least = self._lasting_frames if self._is_busy else self._busy_frames
-        is_full = len(payloads) >= least
-        self._full_in_a_row = self._full_in_a_row + 1 if is_full else 0
+        if not self._is_awaited():  # what was not gathered says nothing about the rate
+            least = self._lasting_frames if self._is_busy else self._busy_frames
+            is_full = len(payloads) >= least
+            self._full_in_a_row = self._full_in_a_row + 1 if is_full else 0
         if self._closed:
             return
         limit = self._max_batch

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -60,6 +60,7 @@ class RobustConnectionManager:
         transport: Opens connections.
         clock: Time.
         random: Jitter.
+        awaits_trades: Whether the sink waits for the next trade: then none is gathered.
 
     Raises:
         ValueError: no streams, a stream twice, or a redundancy below 1.
@@ -76,6 +77,7 @@ class RobustConnectionManager:
         transport: Transport,
         clock: Clock,
         random: Random,
+        awaits_trades: Callable[[], bool] = lambda: False,
     ) -> None:
         if not streams or len(set(streams)) != len(streams):
             raise ValueError("streams must be given, each once")
@@ -87,6 +89,7 @@ class RobustConnectionManager:
         self._transport = transport
         self._clock = clock
         self._random = random
+        self._awaits_trades = awaits_trades
         self._probes = ProbeDesk(prober, settings)
         self._ids = itertools.count(1)
         self._shards = self._build_shards(streams)
@@ -197,6 +200,7 @@ class RobustConnectionManager:
             transport=self._transport,
             probes=self._probes,
             rotation_age_s=rotation_age,
+            is_awaited=self._awaits_trades if slot.shard.route is Route.TRADES else lambda: False,
             predecessor=predecessor,
         )
 

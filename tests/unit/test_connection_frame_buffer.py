@@ -95,6 +95,39 @@ def test_a_lasting_rate_is_gathered_until_it_ends() -> None:
     assert batches[8:] == [[b"5", b"6", b"7", b"8"], [b"9"]]  # few in an hour are no rate
 
 
+def test_what_is_awaited_is_not_gathered_and_gathering_goes_on_after_it() -> None:
+    batches: list[list[bytes]] = []
+    is_awaited = False
+
+    async def work() -> None:
+        nonlocal is_awaited
+        buffer = FrameBuffer(
+            lambda payloads, _: batches.append(payloads),
+            interval_s=0.0,
+            busy_interval_s=HOUR_S,
+            max_batch=100,
+            is_awaited=lambda: is_awaited,
+        )
+
+        async def read(*payloads: bytes) -> None:
+            buffer.extend(list(payloads))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        for _ in range(8):
+            await read(b"1", b"2", b"3", b"4")
+        is_awaited = True
+        await read(b"5")
+        assert batches[8:] == [[b"5"]]
+        is_awaited = False
+        await read(b"6", b"7", b"8", b"9")
+        assert len(batches) == 9
+        buffer.close()
+
+    asyncio.run(work())
+    assert batches[9:] == [[b"6", b"7", b"8", b"9"]]
+
+
 def test_control_messages_are_told_from_data():
     assert control_kind(b'{"result":null,"id":1}') is ControlKind.ACKNOWLEDGED
     assert control_kind(b'{"error":{"code":2,"msg":"Invalid"},"id":1}') is ControlKind.REFUSED

@@ -140,6 +140,16 @@ def test_a_stop_between_two_slices_loses_no_window_and_no_signal(
         assert asyncio.run(stopped_after(turns)) == of_boundary(D)
 
 
+def test_trades_are_awaited_where_the_next_may_prove_a_boundary(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    found = []
+    for number, offset_ms in enumerate((1_000, D + 115, D + 125, D + 150, D + 160), 1):
+        bench.trade(offset_ms, number)  # which the exchange sends 100 ms later
+        found.append(bench.flow.awaits_trades())
+    assert found == [False, False, True, False, False]
+    assert bench.flow.live
+
+
 def test_the_last_books_of_a_boundary_are_read_before_it_closes(tmp_path: Path) -> None:
     async def work() -> int:
         bench = Bench(tmp_path)
