@@ -131,7 +131,7 @@ def test_a_limited_close_leaves_the_rest_to_the_next_and_holes_do_not_use_it_up(
     for each in (bench, at_once):
         each.feed([at(1, 10), at(3, 30), *(at(1, 10, index) for index in range(1, 5))])  # 2 lacks
         each.builder.prove(START_MS + 2 * D + LATENESS)
-    parts = []
+    parts: list[list[tuple[int, Window]]] = []
     while not parts or bench.builder.has_more:
         parts.append(bench.take(bench.builder.close(bench.now_ns, at_most=2)))
     assert [len(part) for part in parts] == [2, 2, 2, 2]
