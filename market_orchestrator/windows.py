@@ -220,7 +220,11 @@ class WindowBuilder:
 
     def close_unproven(self, now_ns: int, clock_ms: float) -> Closed:
         """Emit, incomplete, windows the clock has passed and no proof has reached in time."""
-        overdue = np.flatnonzero(self._next_end + self.settings.lateness_ms <= clock_ms).tolist()
+        none = np.zeros(len(self._lanes), dtype=np.bool_)
+        is_overdue = self._next_end + self.settings.lateness_ms <= clock_ms
+        overdue = np.flatnonzero(
+            is_overdue & ~self._due(none)
+        ).tolist()  # proven: ``close`` has more
         by_end: dict[int, list[_Window]] = {}
         for index in overdue:
             if not self._out_of_patience(index, now_ns):

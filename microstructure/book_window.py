@@ -109,7 +109,7 @@ class BookAccumulator:
         if window is None or start_ms != book.current_start_ms:
             is_later = window is not None and start_ms > book.current_start_ms
             if window is not None and is_later and self._keeps_unread:
-                self.unread.append(window)
+                self._note_unread(window)
             window = self._window(book, start_ms)
         window.is_read = False
         window.frames += 1
@@ -162,6 +162,12 @@ class BookAccumulator:
             "pending_windows": sum(len(book.windows) for book in self._books.values()),
         }
 
+    def _note_unread(self, window: _OpenWindow) -> None:
+        """Keep it for ``read_ahead``; those closed or given up since need no reading any more."""
+        while self.unread and self.unread[0].is_read:
+            self.unread.popleft()
+        self.unread.append(window)
+
     def _read(self, window: _OpenWindow) -> DepthSnapshot | None:
         if not window.is_read:
             window.book, window.is_read = self._last_book(window), True
@@ -179,16 +185,17 @@ class BookAccumulator:
         if window is None:
             window = book.windows[start_ms] = _OpenWindow()
             if len(book.windows) > self._max_pending:
-                oldest = min(book.windows)
-                del book.windows[oldest]
-                self._evicted_windows += 1
+                self._give_up(book, min(book.windows))
         book.current, book.current_start_ms = window, start_ms
         return window
+
+    def _give_up(self, book: _SymbolBook, start_ms: int) -> None:
+        book.windows.pop(start_ms).is_read = True
+        self._evicted_windows += 1
 
     def _forget_before(self, book: _SymbolBook, end_ms: int) -> None:
         book.closed_until_ms = end_ms
         for start_ms in [start for start in book.windows if start < end_ms]:
-            del book.windows[start_ms]
-            self._evicted_windows += 1
+            self._give_up(book, start_ms)
         if book.current_start_ms < end_ms:
             book.current = None

@@ -43,6 +43,7 @@ class FrameBuffer:
         self._is_awaited = is_awaited
         self._lasting_frames = max(busy_frames, int(self._busy_interval_s * _BUSY_PER_S))
         self._full_in_a_row = 0
+        self._is_hurried = False  # the next batch is not gathered, though it could be
         self._max_batch = max_batch
         self._loop = asyncio.get_running_loop()
         self._payloads: list[bytes] = []
@@ -70,7 +71,8 @@ class FrameBuffer:
             self._schedule()
 
     def _schedule(self) -> None:
-        gathers = self._is_busy and not self._is_awaited()
+        self._is_hurried = self._is_busy and self._is_awaited()
+        gathers = self._is_busy and not self._is_hurried
         interval_s = self._busy_interval_s if gathers else self._interval_s
         wait_s = self._flushed_at + interval_s - self._loop.time()
         if wait_s > 0:
@@ -88,7 +90,7 @@ class FrameBuffer:
         self._flushed_at = self._loop.time()
         payloads, stamps = self._payloads, self._stamps
         self._payloads, self._stamps = [], []
-        if not self._is_awaited():  # what was not gathered says nothing about the rate
+        if not self._is_hurried:  # what was not gathered says nothing about the rate
             least = self._lasting_frames if self._is_busy else self._busy_frames
             is_full = len(payloads) >= least
             self._full_in_a_row = self._full_in_a_row + 1 if is_full else 0

@@ -137,6 +137,17 @@ def test_the_frame_before_stands_in_for_a_last_one_with_a_faulty_level() -> None
     assert (second.depth_frames, second.last) == (2, None)
 
 
+def test_windows_that_nobody_reads_ahead_are_not_kept_beyond_their_close_or_end() -> None:
+    books = BookAccumulator(WINDOW_MS, read_book, max_pending_windows=3, keeps_unread=True)
+    most = 0
+    for number in range(100):
+        books.add(quote(100.0, 1.0, 101.0, 1.0, DAY + number * WINDOW_MS + 100), chain_broken=False)
+        if number % 2 and number > 1:
+            books.close("BTCUSDT", DAY + (number - 1) * WINDOW_MS)
+        most = max(most, len(books.unread))
+    assert 1 <= most <= 3
+
+
 def test_a_book_is_read_ahead_once_a_later_window_began_and_again_after_a_late_frame() -> None:
     read: list[int] = []
 

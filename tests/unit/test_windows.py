@@ -141,6 +141,18 @@ def test_a_limited_close_leaves_the_rest_to_the_next_and_holes_do_not_use_it_up(
     assert bench.emitted == at_once.emitted
 
 
+def test_proven_windows_that_a_limited_close_left_are_not_taken_for_unproven() -> None:
+    bench = started(3, hold_ms=0)
+    bench.feed([at(1, 10, index) for index in range(3)])
+    bench.builder.prove(START_MS + D + LATENESS)
+    bench.take(bench.builder.close(bench.now_ns, at_most=1))
+    assert bench.builder.has_more
+    assert not bench.close_unproven(START_MS + D + 1_000, after_s=1.0)
+    bench.close()
+    assert bench.windows(2) == [window(0, 1)]
+    assert not bench.builder.uncovered()
+
+
 def test_trades_whose_times_run_back_are_in_their_windows_in_order_of_ids() -> None:
     bench = started()
     bench.feed([at(1, 10), at(2, D + 50), at(3, D - 20), at(4, D + 60), at(5, 2 * D)])
