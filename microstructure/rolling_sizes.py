@@ -22,6 +22,7 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _LARGEST = 2**63 - 1
 _LEAST_TAIL = 10  # values that a tail exponent is estimated from
 _UNKNOWN: Distribution = (None, None, None, None, None)
+_NO_GINI = 1e-12  # what rounding makes of equal values
 _FINEST_DECIMALS = 18  # of quantities; steps are compared as multiples of 1e-18
 
 
@@ -161,58 +162,76 @@ class SizeDistribution:
     def update(self, owners: Ints, counts: Ints, notional: Floats) -> None:
         """Takes the windows' trades in; ``owners`` are distinct."""
         self._recent.append(owners, counts, notional)
-        size, end, usual = self._recent.size, 0, []
-        for owner, count in zip(owners.tolist(), counts.tolist(), strict=True):
-            end += count
-            held = self._recent.held(owner)
-            if count > size:
-                self._note([owner], notional[np.newaxis, end - count : end])
-            elif held == size:
-                usual.append(owner)
-            elif held >= self._minimum:
-                self._note([owner], self._recent.values[owner : owner + 1, :held])
-        if usual:
-            self._note(usual, self._recent.values[usual])
+        size = self._recent.size
+        held = np.minimum(self._recent.seen[owners], size)
+        recent = ((held >= self._minimum) & (counts <= size)).nonzero()[0]
+        if recent.size:
+            kept = owners[recent]
+            self._note(kept.tolist(), self._recent.values[kept], held[recent])
+        for place in (counts > size).nonzero()[0].tolist():
+            count, end = int(counts[place]), int(counts[: place + 1].sum())
+            own = notional[np.newaxis, end - count : end].copy()
+            self._note([int(owners[place])], own, counts[place : place + 1])
 
     def of(self, symbol: int) -> Distribution:
         """The distribution after the last update."""
         return self._latest[symbol]
 
-    def _note(self, owners: list[int], samples: Floats) -> None:
-        found = size_distributions(np.sort(samples, axis=1))
+    def _note(self, owners: list[int], samples: Floats, counts: Ints) -> None:
+        """Note the distributions of samples of one's own: they are sorted in place."""
+        samples.sort(axis=1)
+        if counts.min() < samples.shape[1]:
+            samples[samples == np.inf] = 0.0
+        found = size_distributions(samples, counts)
         for owner, distribution in zip(owners, found, strict=True):
             self._latest[owner] = distribution
 
 
-def size_distributions(ordered: Floats) -> list[Distribution]:
+def size_distributions(ordered: Floats, counts: Ints) -> list[Distribution]:
     """Median, q90, q99 (type 7), Hill exponent and Gini of each row of ascending positive values.
 
     Hill (1975): k / Σ ln(x_i / x_(k+1)) over the k = ⌊√n⌋ largest. Gini (1912): Σ (2i - n - 1)·x_i
-    / (n·Σ x_i), i from 1.
+    / (n·Σ x_i), i from 1; 0 within rounding is 0.
 
     Args:
-        ordered: Shape (samples, n), each row sorted.
+        ordered: Shape (samples, width), each row sorted, 0 behind its values.
+        counts: Values of each row, n ≥ 1.
 
     Returns:
         One tuple per row; the exponent is None where the k + 1 largest values are equal, or k < 10.
     """
-    n = ordered.shape[1]
-    ranks = [quantile * (n - 1) for quantile in _QUANTILES]
-    low = [math.floor(rank) for rank in ranks]
-    below, above = ordered[:, low], ordered[:, [min(rank + 1, n - 1) for rank in low]]
-    quantiles = below + (above - below) * np.subtract(ranks, low)
-    gini = (ordered * np.arange(1.0 - n, n, 2.0)).sum(axis=1) / (n * ordered.sum(axis=1))
-    k = math.isqrt(n)
-    if k < _LEAST_TAIL:
-        tails: list[float | None] = [None] * len(ordered)
-    else:
-        excess = np.log(ordered[:, n - k :] / ordered[:, n - k - 1 : n - k]).sum(axis=1)
-        tails = [k / total if total > 0.0 else None for total in excess.tolist()]
+    width = ordered.shape[1]
+    n = counts[:, np.newaxis]
+    rank = np.array(_QUANTILES) * (n - 1)
+    low = rank.astype(np.int64)
+    below = np.take_along_axis(ordered, low, axis=1)
+    above = np.take_along_axis(ordered, np.minimum(low + 1, n - 1), axis=1)
+    quantiles = below + (above - below) * (rank - low)
+    total = counts * ordered.sum(axis=1)
+    gini = (ordered * np.arange(1.0, 2 * width, 2.0)).sum(axis=1) / total - 1.0
+    gini[gini < _NO_GINI] = 0.0
     return [
         (q50, q90, q99, tail, concentration)
         for (q50, q90, q99), tail, concentration in zip(
-            quantiles.tolist(), tails, gini.tolist(), strict=True
+            quantiles.tolist(), _tail_exponents(ordered, counts), gini.tolist(), strict=True
         )
+    ]
+
+
+def _tail_exponents(ordered: Floats, counts: Ints) -> list[float | None]:
+    """Hill's exponent of each row, of the values before ``counts``."""
+    sizes = [math.isqrt(count) for count in counts.tolist()]
+    if max(sizes) < _LEAST_TAIL:
+        return [None] * len(sizes)
+    longest = math.isqrt(ordered.shape[1])  # of the table, so that rows do not depend on others
+    n, k = counts[:, np.newaxis], np.array(sizes)[:, np.newaxis]
+    back = np.arange(longest, 0, -1)  # places from the end, ascending values
+    largest = np.take_along_axis(ordered, np.maximum(n - back, 0), axis=1)
+    threshold = np.take_along_axis(ordered, np.maximum(n - k - 1, 0), axis=1)
+    excess = np.log(np.where(back <= k, largest / threshold, 1.0)).sum(axis=1)
+    return [
+        size / total if size >= _LEAST_TAIL and total > 0.0 else None
+        for size, total in zip(sizes, excess.tolist(), strict=True)
     ]
 
 

@@ -123,22 +123,48 @@ def test_trades_of_one_size_are_not_all_whales():
 
 
 def test_quantiles_hill_exponent_and_gini_follow_their_definitions():
-    values = np.sort(np.random.default_rng(5).pareto(1.5, (4, 230)) + 1, axis=1)
-    for row, (q50, q90, q99, hill, gini) in zip(values, size_distributions(values), strict=True):
+    draws = np.random.default_rng(5).pareto(1.5, (5, 230)) + 1
+    counts = [230, 230, 170, 120, 101]
+    ordered = np.zeros((5, 230))
+    for row, values, count in zip(ordered, draws, counts, strict=True):
+        row[:count] = np.sort(values[:count])
+    found = size_distributions(ordered, np.array(counts))
+    for values, count, (q50, q90, q99, hill, gini) in zip(draws, counts, found, strict=True):
+        row = values[:count]
         assert [q50, q90, q99] == pytest.approx(np.quantile(row, [0.5, 0.9, 0.99]).tolist())
         top = sorted(row, reverse=True)
-        k = 15  # floor(sqrt(230))
+        k = math.isqrt(count)
         assert hill == pytest.approx(k / sum(math.log(x / top[k]) for x in top[:k]))
         differences = np.abs(row[:, np.newaxis] - row).mean()  # Gini's mean difference
         assert gini == pytest.approx(differences / (2 * row.mean()))
 
 
+def test_a_tail_exponent_needs_ten_largest_values():
+    rows = np.zeros((3, 121))
+    counts = np.array([1, 99, 121])
+    for row, count in zip(rows, counts, strict=True):
+        row[:count] = np.arange(1.0, count + 1)
+    found = size_distributions(rows, counts)
+    assert [hill is not None for *_, hill, _ in found] == [False, False, True]
+    assert found[0] == (1.0, 1.0, 1.0, None, 0.0)
+
+
+def test_a_distribution_does_not_depend_on_who_else_is_measured():
+    rows = np.sort(np.random.default_rng(6).pareto(1.5, (3, 400)) + 1, axis=1)
+    counts = np.array([400, 333, 150])
+    rows[np.arange(400) >= counts[:, np.newaxis]] = 0.0
+    together = size_distributions(rows, counts)
+    alone = [size_distributions(rows[k : k + 1], counts[k : k + 1])[0] for k in range(3)]
+    assert together == alone
+
+
 def test_equal_largest_values_have_no_tail_exponent():
-    assert size_distributions(np.full((1, 100), 3.0)) == [(3.0, 3.0, 3.0, None, 0.0)]
+    found = size_distributions(np.full((1, 100), 3.0), np.array([100]))
+    assert found == [(3.0, 3.0, 3.0, None, 0.0)]
 
 
 def test_one_trade_that_holds_everything_has_the_largest_gini():
-    ((*_, gini),) = size_distributions(np.array([[1e-12] * 99 + [1e9]]))
+    ((*_, gini),) = size_distributions(np.array([[1e-12] * 99 + [1e9]]), np.array([100]))
     assert gini == pytest.approx(0.99)
 
 
