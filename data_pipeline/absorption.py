@@ -49,22 +49,28 @@ class Absorption:
         self._mid: float | None = None  # of the book at the end of the window before
         self._last_mid: float | None = None  # of the last bar
 
-    def observe(self, window: EnrichedWindow) -> float | None:
-        """Score a window, then take its bars in; ``None`` while warming up or without a book."""
+    def score(self, window: EnrichedWindow) -> float | None:
+        """Score a window, later than all before; ``None`` while warming up or without a book."""
         metrics, shape = window.metrics, window.shape
         if metrics.window_start_ms != self._end_ms:
             self._mid = self._last_mid = None
         self._end_ms = metrics.window_end_ms
-        flows = metrics.second_flows
-        if shape is None or not metrics.complete or len(flows) * _SECOND_MS != self._window_ms:
+        if shape is None or not self._is_usable(metrics):
             self._mid = self._last_mid = None
             return None
         self._impact.expire(metrics.window_start_ms - _SECOND_MS * self._lookback_s)
         move = None if self._mid is None else shape.mid_price - self._mid
         self._mid = shape.mid_price
-        score = self._impact.residual(sum(flows), move, len(flows))
-        self._learn(metrics, shape)
-        return score
+        flows = metrics.second_flows
+        return self._impact.residual(sum(flows), move, len(flows))
+
+    def learn(self, window: EnrichedWindow) -> None:
+        """Take in the bars of the window scored last."""
+        if window.shape is not None and self._is_usable(window.metrics):
+            self._learn(window.metrics, window.shape)
+
+    def _is_usable(self, metrics: FlowMetrics) -> bool:
+        return metrics.complete and len(metrics.second_flows) * _SECOND_MS == self._window_ms
 
     def _learn(self, metrics: FlowMetrics, shape: BookShape) -> None:
         # A plain loop: for the five seconds of a window three times as fast as lists of bars.

@@ -67,6 +67,7 @@ class BarHistory:
         "_bar_ms",
         "_close",
         "_end_ms",
+        "_prepared",
         "_recent",
         "_reference",
         "_reference_next",
@@ -82,6 +83,7 @@ class BarHistory:
         self._reference_next = 0
         self._end_ms = -1  # end of the last finished bar
         self._close: float | None = None  # its closing price
+        self._prepared: tuple[float | None] | None = None  # of the next reading, see ``prepare``
         self.reading = BarReading()
 
     @property
@@ -101,11 +103,18 @@ class BarHistory:
         self.push(end_ms, price)
         self.reading = self._read()
 
+    def prepare(self) -> None:
+        """Look through the day before the next bar: only which bar leaves the recent ones counts."""
+        if self._prepared is None:
+            self._reference[self._reference_next] = self._leaving()
+            self._prepared = (self._reference_volatility(),)
+
     def push(self, end_ms: int, price: float | None) -> None:
         """As ``observe`` for a time on the grid, without a new reading (see ``refresh``)."""
         if self._end_ms >= 0:
             missed = (end_ms - self._end_ms) // self._bar_ms - 1
             if missed:
+                self._prepared = None
                 self._skip(missed)
         known = price is not None and self._close is not None
         self._append(log(price / self._close) if known else MISSING)  # type: ignore[operator]
@@ -113,6 +122,7 @@ class BarHistory:
 
     def refresh(self) -> None:
         """Compute the reading after a series of ``push``."""
+        self._prepared = None
         self.reading = self._read()
 
     def _skip(self, missed: int) -> None:
@@ -125,17 +135,24 @@ class BarHistory:
             self._append(MISSING)
 
     def _append(self, value: float) -> None:
-        leaving = self._recent.at(self._settings.volatility_bars - 1)
-        self._reference[self._reference_next] = MISSING if leaving is None else leaving
+        self._reference[self._reference_next] = self._leaving()
         self._reference_next = (self._reference_next + 1) % len(self._reference)
         self._recent.push(value)
+
+    def _leaving(self) -> float:
+        leaving = self._recent.at(self._settings.volatility_bars - 1)
+        return MISSING if leaving is None else leaving
+
+    def _reference_volatility(self) -> float | None:
+        return _root_mean_square(self._reference, self._settings.reference_minimum)
 
     def _read(self) -> BarReading:
         settings = self._settings
         volatility = _root_mean_square(
             self._recent.last(settings.volatility_bars), settings.volatility_minimum
         )
-        reference = _root_mean_square(self._reference, settings.reference_minimum)
+        prepared, self._prepared = self._prepared, None
+        reference = self._reference_volatility() if prepared is None else prepared[0]
         ratio = volatility / reference if volatility is not None and reference else None
         score = self._trend_score()
         return BarReading(

@@ -168,8 +168,8 @@ class SymbolHistory:
         levels, vwap = session.levels, session.vwap
         above, below = _level_distances(levels, price)
         high, low = (
-            float(self.highs.last(self._count_15m).max()),
-            float(self.lows.last(self._count_15m).min()),
+            float(np.maximum.reduce(self.highs.last(self._count_15m))),  # half the price of max()
+            float(np.minimum.reduce(self.lows.last(self._count_15m))),
         )
         return MarketContext(
             symbol=symbol,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal
 from enum import StrEnum
 from math import isfinite
+from operator import itemgetter
 from zlib import crc32
 
 import msgspec
@@ -273,12 +274,17 @@ def _row(
     )
 
 
+def _places_of_floats() -> list[int]:
+    fields = msgspec.structs.fields(FeatureRow)
+    return [k for k, field in enumerate(fields) if field.type in (float, float | None)]
+
+
+_floats = itemgetter(*_places_of_floats())
+
+
 def _not_finite(row: FeatureRow) -> list[str]:
     values = msgspec.structs.astuple(row)
-    for value in values:
-        if value.__class__ is float and value - value != 0.0:
-            break
-    else:
+    if isfinite(sum(filter(None, _floats(values)))):
         return []
     names = FeatureRow.__struct_fields__
     return [

@@ -19,7 +19,13 @@ from data_pipeline.context import (
     sample_of_row,
     sample_of_window,
 )
-from data_pipeline.enrich import EnrichSettings, MeasuredBook, enrich, measure_book
+from data_pipeline.enrich import (
+    EnrichedWindow,
+    EnrichSettings,
+    MeasuredBook,
+    enrich,
+    measure_book,
+)
 from data_pipeline.features import FeatureSettings, ZScoreHistory, build_row
 from data_pipeline.sessions import SessionTracker
 from data_pipeline.validation import Rejected, validate
@@ -73,7 +79,7 @@ class LayerCounts(msgspec.Struct):
 class _Memory:
     """Everything remembered of one symbol."""
 
-    __slots__ = ("absorption", "book", "history", "scores", "unwarmed")
+    __slots__ = ("absorption", "book", "history", "scores", "unlearnt", "unwarmed")
 
     def __init__(self, symbol: str, settings: PipelineSettings) -> None:
         self.history = SymbolHistory(settings.window_ms, settings.context)
@@ -82,18 +88,32 @@ class _Memory:
         self.book: MeasuredBook | None = None  # measured ahead of its window
         # Windows seen before ``warm``, replayed behind what it brings; None: no longer possible.
         self.unwarmed: list[WindowSample] | None = []
+        # The last window, while what judges later ones has still to learn of it.
+        self.unlearnt: tuple[EnrichedWindow, WindowSample] | None = None
 
     def remember(self, sample: WindowSample) -> None:
         self.history.observe(sample)
         self.scores.remember(sample)
 
+    def learn(self) -> None:
+        """Take the last window into what later ones are compared with."""
+        if self.unlearnt is not None:
+            (window, sample), self.unlearnt = self.unlearnt, None
+            self.scores.remember(sample)
+            self.absorption.learn(window)
+            self.history.walls.learn(window.shape, sample.end_ms)
+            self.history.bars.prepare()
+
 
 class DataPipeline:
     """Turns closed windows into feature rows and context."""
 
-    def __init__(self, settings: PipelineSettings) -> None:
+    def __init__(self, settings: PipelineSettings, *, learns_later: bool = False) -> None:
+        """``learns_later``: somebody calls ``learn_more`` between windows that end together."""
         self._settings = settings
+        self._learns_later = learns_later
         self._memories: dict[str, _Memory] = {}
+        self.unlearnt: dict[str, _Memory] = {}  # by symbol, oldest first
         self._validation = LayerCounts()
         self._enrich = LayerCounts()
         self._context = LayerCounts()
@@ -128,6 +148,10 @@ class DataPipeline:
         """Measure a window's last book before the window closes: all symbols' do at one moment."""
         self._memory(book.symbol).book = measure_book(book, self._settings.enrich)
 
+    def learn_more(self) -> None:
+        """Let the oldest of ``unlearnt`` learn; a symbol's next window has it done otherwise."""
+        self.unlearnt.pop(next(iter(self.unlearnt))).learn()
+
     def warm(self, symbol: str, klines: Sequence[Kline], rows: Sequence[FeatureRow]) -> None:
         """Fill a symbol's memory with what happened before its first window here.
 
@@ -146,6 +170,8 @@ class DataPipeline:
         if known is not None and known.unwarmed is None:
             self._complete_day(known.history.session, bars, samples)
             return
+        if known is not None:
+            known.learn()
         seen = known.unwarmed if known is not None and known.unwarmed else []
         before_ms = seen[0].start_ms if seen else None
         memory = self._memories[symbol] = _Memory(symbol, self._settings)
@@ -203,6 +229,7 @@ class DataPipeline:
         self._enrich.passed += 1
 
         self._context.taken += 1
+        memory.learn()
         sample = sample_of_window(window)
         if sample.start_ms < memory.history.last_end_ms:
             self._context.rejected += 1
@@ -222,9 +249,13 @@ class DataPipeline:
 
         self._features.taken += 1
         scores = memory.scores.score(sample)
-        memory.scores.remember(sample)
+        absorption = memory.absorption.score(window)
+        memory.unlearnt = window, sample
+        if self._learns_later:
+            self.unlearnt[metrics.symbol] = memory
+        else:
+            memory.learn()
         self._keep_for_warming(memory, sample)
-        absorption = memory.absorption.observe(window)
         row, fault_count = build_row(window, context, scores, walls, absorption, suspect, revision)
         if fault_count:
             self._features.rejected += 1

@@ -24,7 +24,7 @@ _LARGEST = Decimal(10) ** 30
 _SMALLEST_PRICE = _ONE / _LARGEST
 
 
-class Validated(msgspec.Struct, frozen=True):
+class Validated(msgspec.Struct, frozen=True, gc=False):
     """Metrics that hold, and the names of the fields that had to be recomputed."""
 
     metrics: FlowMetrics

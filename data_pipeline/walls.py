@@ -100,15 +100,18 @@ class WallTracker:
         bound = self._sizes.bound
         self._bids = _seen(self._bids, shape.bid_walls, bound, end_ms)
         self._asks = _seen(self._asks, shape.ask_walls, bound, end_ms)
-        if end_ms // _MINUTE_MS != self._minute:
-            self._minute = end_ms // _MINUTE_MS
-            levels = _behind_touch(shape.bids, shape) + _behind_touch(shape.asks, shape)
-            self._sizes.add(levels, self._settings)
         if not (self._bids or self._asks):
             return NO_WALLS
         bid, bid_age_s = self._nearest(shape.bid_walls, self._bids, end_ms)
         ask, ask_age_s = self._nearest(shape.ask_walls, self._asks, end_ms)
         return Walls(bid, bid_age_s, ask, ask_age_s)
+
+    def learn(self, shape: BookShape | None, end_ms: int) -> None:
+        """Take the levels of the snapshot observed last into the quantile, once a minute."""
+        if shape is not None and end_ms // _MINUTE_MS != self._minute:
+            self._minute = end_ms // _MINUTE_MS
+            levels = _behind_touch(shape.bids, shape) + _behind_touch(shape.asks, shape)
+            self._sizes.add(levels, self._settings)
 
     def _nearest(
         self, walls: Sequence[Wall], seen: dict[float, int], end_ms: int

@@ -82,7 +82,7 @@ class GapEvent(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
-class WindowEvent(msgspec.Struct, frozen=True):
+class WindowEvent(msgspec.Struct, frozen=True, gc=False):
     """A closed window. ``revision`` 0 is the first emission.
 
     ``whale_prints`` are its largest whales' trades by time, of live windows, and at most
@@ -97,7 +97,7 @@ class WindowEvent(msgspec.Struct, frozen=True):
     schema_version: int = SCHEMA_VERSION
 
 
-class FeaturesEvent(msgspec.Struct, frozen=True):
+class FeaturesEvent(msgspec.Struct, frozen=True, gc=False):
     """The feature row of a closed window, as stored."""
 
     row: FeatureRow
@@ -113,7 +113,7 @@ class Action(enum.StrEnum):
     HOLD = "HOLD"
 
 
-class Signal(msgspec.Struct, frozen=True, kw_only=True):
+class Signal(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One decision about one symbol at one window's end, whoever made it."""
 
     signal_id: str

@@ -49,7 +49,7 @@ class WhalePrint(msgspec.Struct, frozen=True, gc=False):
     quantity: Decimal
 
 
-class TradeSums(msgspec.Struct, frozen=True, kw_only=True):
+class TradeSums(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one window's trades alone say, exact.
 
     Volumes, ``delta`` and whale volumes are base units; names with ``quote`` are quote units. Empty
@@ -81,7 +81,7 @@ class TradeSums(msgspec.Struct, frozen=True, kw_only=True):
     participant_delta: tuple[Decimal, ...]
 
 
-class FlowMetrics(TradeSums, frozen=True, kw_only=True):
+class FlowMetrics(TradeSums, frozen=True, kw_only=True, gc=False):
     """Order flow of one symbol in one window: its sums, and what they are beside the past.
 
     ``cvd`` is base units; names with ``quote`` or ``notional`` are quote units.
@@ -120,7 +120,7 @@ class FlowMetrics(TradeSums, frozen=True, kw_only=True):
     schema_version: int = SCHEMA_VERSION
 
 
-class BookWindow(msgspec.Struct, frozen=True, kw_only=True):
+class BookWindow(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The order book over one window. ``ofi`` is level 1, base units; None without two snapshots."""
 
     symbol: str

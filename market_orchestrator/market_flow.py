@@ -50,7 +50,7 @@ class MarketFlowSettings(msgspec.Struct, frozen=True, kw_only=True):
     pipeline: PipelineSettings = PipelineSettings()
 
 
-class ClosedWindow(msgspec.Struct, frozen=True):
+class ClosedWindow(msgspec.Struct, frozen=True, gc=False):
     """One analysed window: exact metrics, the row to store, and what an analyst may know."""
 
     metrics: FlowMetrics
@@ -105,9 +105,10 @@ class MarketFlow:
         )
         self.analyzer = TradeFlowAnalyzer(self.symbols, settings.flow)
         self._whale_unit = settings.flow.whale_unit
-        self.pipeline = DataPipeline(settings.pipeline)
+        is_live = wall_ns is not None
+        self.pipeline = DataPipeline(settings.pipeline, learns_later=is_live)
         self.books = BookAccumulator(
-            settings.windows.duration_ms, self._read_levels, keeps_unread=wall_ns is not None
+            settings.windows.duration_ms, self._read_levels, keeps_unread=is_live
         )
         self.live: deque[WindowBatch] = deque()
         self.revised: deque[WindowBatch] = deque()

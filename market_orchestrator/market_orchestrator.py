@@ -41,7 +41,7 @@ from market_orchestrator.connection.robust_connection import RobustConnectionMan
 from market_orchestrator.connection.transport import default_transport
 from market_orchestrator.exchange import Exchange, connection_settings, open_exchange
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
-from market_orchestrator.live_tasks import analyse_windows, warm_context
+from market_orchestrator.live_tasks import analyse_windows, spare_the_collector, warm_context
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.model_signals import ModelAnalyst, model_of
 from market_orchestrator.outputs import Outputs
@@ -232,6 +232,7 @@ class LiveParts:
                 group.create_task(self.recovery.run(), name="recovery")
                 warming = warm_context(self.flow, self._rest, self.outputs.features)
                 group.create_task(warming, name="warm-context")
+                group.create_task(spare_the_collector(), name="spare-the-collector")
                 if self.analyst is not None:
                     group.create_task(self.analyst.run(), name="ai-analyst")
                 if self.model is not None:

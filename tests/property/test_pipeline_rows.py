@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from math import isfinite
+from random import Random
 
 import msgspec
 from hypothesis import given
@@ -134,3 +135,18 @@ def test_the_same_windows_give_the_same_rows(
     first, second = DataPipeline(SETTINGS), DataPipeline(SETTINGS)
     for flow, book in sequence:
         assert first.process(flow, book) == second.process(flow, book)
+
+
+@given(windows(), st.randoms(use_true_random=False))
+def test_when_scores_learn_of_a_window_changes_no_row(
+    sequence: list[tuple[FlowMetrics, BookWindow | None]], random: Random
+) -> None:
+    at_once, later = DataPipeline(SETTINGS), DataPipeline(SETTINGS, learns_later=True)
+    warmed = random.randrange(len(sequence) + 1)
+    for k, (flow, book) in enumerate(sequence):
+        if k == warmed:
+            for pipeline in (at_once, later):
+                pipeline.warm(flow.symbol, [], [])
+        assert at_once.process(flow, book) == later.process(flow, book)
+        while later.unlearnt and random.random() < 0.5:
+            later.learn_more()

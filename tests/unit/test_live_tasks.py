@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from feature_store import FeatureStore
 from lake.gap_ledger import GapLedger
 from lake.quarantine import Quarantine
 from lake.signal_store import signal_store
-from market_orchestrator.live_tasks import analyse_windows
+from market_orchestrator.live_tasks import analyse_windows, spare_the_collector
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.outputs import Outputs
 from market_orchestrator.storage import Storage, StorageSettings
@@ -96,6 +97,7 @@ def test_all_windows_of_a_boundary_come_before_what_is_said_of_any(tmp_path: Pat
             bench.trade(1_000 * number, number)
         bench.trade(3 * D, 8)  # closes two boundaries at once
         await bench.analyse()
+        assert not bench.flow.pipeline.unlearnt
         return bench.published()
 
     assert asyncio.run(work()) == of_boundary(D) + of_boundary(2 * D)
@@ -165,3 +167,16 @@ def test_the_last_books_of_a_boundary_are_read_before_it_closes(tmp_path: Path) 
         return waiting
 
     assert asyncio.run(work()) == len(SYMBOLS)
+
+
+def test_what_a_run_holds_for_good_is_hidden_from_full_collections(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("market_orchestrator.live_tasks._SETTLED_S", 0.0)
+    held = [[number] for number in range(1_000)]
+    before = gc.get_freeze_count()
+    try:
+        asyncio.run(spare_the_collector())
+        assert gc.get_freeze_count() >= before + len(held)
+    finally:
+        gc.unfreeze()

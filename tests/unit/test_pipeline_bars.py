@@ -125,3 +125,18 @@ def test_readings_look_back_no_further_than_their_length() -> None:
     _walk(long, tail, start=50)
     assert long.reading.volatility_ratio == pytest.approx(short.reading.volatility_ratio)
     assert long.reading.trend_score == pytest.approx(short.reading.trend_score)
+
+
+def test_a_reading_prepared_ahead_is_the_same() -> None:
+    at_once, ahead = BarHistory(5000, SMALL), BarHistory(5000, SMALL)
+    price, minute, draw, ratios = 100.0, 0, random.Random(3), 0
+    for _ in range(200):
+        minute += draw.choice([1] * 20 + [2, 5, 40])
+        price *= exp(draw.gauss(0.0, 0.01))
+        for history in (at_once, ahead):
+            history.observe(DAY + minute * MINUTE_MS, price)
+        assert ahead.reading == at_once.reading
+        ratios += ahead.reading.volatility_ratio is not None
+        if draw.random() < 0.7:
+            ahead.prepare()
+    assert ratios > 50

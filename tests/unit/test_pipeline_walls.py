@@ -49,7 +49,9 @@ def test_without_a_book_nothing_stands() -> None:
 def test_what_is_usual_for_the_symbol_is_no_wall() -> None:
     tracker = WallTracker(WallSettings())
     for minute in range(30):  # 5 of 38 levels are large in every minute
-        tracker.observe(shape(dict.fromkeys(range(3, 8), 500.0)), DAY + 60_000 * minute)
+        book, end_ms = shape(dict.fromkeys(range(3, 8), 500.0)), DAY + 60_000 * minute
+        tracker.observe(book, end_ms)
+        tracker.learn(book, end_ms)
     at_ms = DAY + 1_800_000
     tracker.observe(shape({10: 300.0}), at_ms)
     assert tracker.observe(shape({10: 300.0}), at_ms + 5_000) == NO_WALLS
