@@ -129,9 +129,15 @@ class Watch:
 
 
 async def observe(
-    port: int, symbols: tuple[str, ...], folder: Path, *, warm_up_s: float, seconds: float
+    port: int,
+    symbols: tuple[str, ...],
+    folder: Path,
+    *,
+    warm_up_s: float,
+    seconds: float,
+    is_raw: bool,
 ) -> dict[str, object]:
-    """Run the bot for a warm-up and a measured time."""
+    """Run the bot for a warm-up and a measured time; ``is_raw`` adds every window's figure."""
     settings = Settings(
         symbols=symbols,
         binance_ws_url=f"ws://127.0.0.1:{port}",
@@ -176,7 +182,9 @@ async def observe(
     if not sum(counts):
         raise RuntimeError(f"no window was published; flow: {flow}")
     closing = watch.after_closing_frame_ms(ends)
+    raw = {"boundaries_ms": [[round(ms, 3) for ms in watch.after_end_ms([e])] for e in ends]}
     return {
+        **(raw if is_raw else {}),
         "seconds": elapsed,
         "cpu_share": (cpu.user + cpu.system - began_cpu.user - began_cpu.system) / elapsed,
         "cpu_user_share": (cpu.user - began_cpu.user) / elapsed,
@@ -236,6 +244,7 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, required=True)
     parser.add_argument("--warm-up", type=float, required=True)
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--raw", action="store_true", help="every window's figure too")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     pa.set_memory_pool(pa.system_memory_pool())  # as the command line has it
@@ -246,6 +255,7 @@ def main() -> None:
             Path(folder),
             warm_up_s=given.warm_up,
             seconds=given.seconds,
+            is_raw=given.raw,
         )
         if sys.platform == "win32":
             result = asyncio.run(work)
