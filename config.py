@@ -8,25 +8,14 @@ The field's name in upper case is its variable, in kebab case its flag (docs/ref
 from __future__ import annotations
 
 import hashlib
-import math
 import os
-import re
 import typing
-from collections.abc import Callable, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-import msgspec
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    SecretStr,
-    ValidationError,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -40,90 +29,41 @@ from ai.settings import DEFAULT_MODELS, AIMode
 from binance_api.endpoints import DEFAULT_REST_BASE, DEFAULT_VISION_BASE, DEFAULT_WS_BASE
 from binance_api.request_runner import RestSettings
 from binance_api.weight_budget import WeightBudgetSettings
+from config_checks import (
+    ALERT_CHANNELS,
+    DAY_S,
+    HttpHost,
+    WebSocketHost,
+    check_broker,
+    check_channels,
+    check_prices,
+    check_providers,
+    check_shard,
+    check_source,
+    check_symbols,
+    check_time_of_day,
+    check_webhook,
+    divides_a_day,
+    divides_a_minute,
+    port_or_off,
+    split_names,
+    split_symbols,
+)
+from config_parts import PARTS, PartVariables, part_of, thresholds
 from data_pipeline.pipeline import PipelineSettings
 from domain.errors import ConfigError
 from domain.market import Market
 from flow_analyzer import FlowSettings
 from lake.paths import LakePaths
+from lake.recorded_days import data_folder_of, recorded_days, recording_name
 from lake.source import SOURCE_FILE
 from microstructure.trade_flags import ValidatorSettings
 from rules_analyst import RulesSettings
 
-DAY_S = 86_400
 _FINGERPRINT_BYTES = 4_096
 DEMO_SEED = 1  # of the demo's synthetic market
-MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 DEFAULT_SYMBOLS = ("BTCUSDT", "ETHUSDT")
-# Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
-_PRICE = re.compile(r"\S+=\d+(\.\d+)?/\d+(\.\d+)?")
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _FLAGS = {"model_dir": "model"}  # not named after their field
-_STREAM_KINDS = ("trades", "depth")  # of recorded frames, each with a folder per day
-_SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
-
-
-def _split_symbols(value: object) -> object:
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(str(part).upper() for part in value))
-    return value
-
-
-def _split_names(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _check_providers(names: tuple[str, ...]) -> tuple[str, ...]:
-    if not set(names) <= DEFAULT_MODELS.keys():  # never the value: a key may have slipped in here
-        raise ValueError(f"can only name {', '.join(DEFAULT_MODELS)}")
-    if len(set(names)) < len(names):
-        raise ValueError("names a provider twice")
-    return names
-
-
-def _check_prices(prices: tuple[str, ...]) -> tuple[str, ...]:
-    for price in prices:
-        if not _PRICE.fullmatch(price):
-            raise ValueError("must look like MODEL=IN/OUT, e.g. qwen3:8b=0/0")
-    return prices
-
-
-def _check_symbols(symbols: tuple[str, ...]) -> tuple[str, ...]:
-    if not symbols:
-        raise ValueError("name at least one symbol, e.g. BTCUSDT,ETHUSDT")
-    if len(symbols) > MAX_SYMBOLS:
-        raise ValueError(f"at most {MAX_SYMBOLS} symbols in one run (streams of one connection)")
-    for symbol in symbols:
-        if not _SYMBOL.fullmatch(symbol):
-            raise ValueError("a symbol is letters and digits, e.g. BTCUSDT (comma between two)")
-    return symbols
-
-
-def _port_or_off(value: object) -> object:
-    return None if isinstance(value, str) and value.strip().lower() == "off" else value
-
-
-def _check_broker(url: str | None) -> str | None:
-    if url is None:
-        return None
-    parts = urlsplit(url)
-    if parts.scheme not in {"nats", "tls"} or not parts.hostname or parts.path.strip("/"):
-        raise ValueError("must look like nats://host:4222 or tls://host:4222")
-    if parts.username or parts.password:
-        raise ValueError("carries a secret: set EVENT_BROKER_TOKEN instead")
-    return url
-
-
-def _check_shard(shard: str | None) -> str | None:
-    if shard is None:
-        return None
-    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", shard)
-    if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError("must be NUMBER/OF, e.g. 2/4, from 1/4 to 4/4")
-    return shard
 
 
 def symbols_of_shard(symbols: tuple[str, ...], shard: str | None) -> tuple[str, ...]:
@@ -141,194 +81,6 @@ def symbols_of_shard(symbols: tuple[str, ...], shard: str | None) -> tuple[str, 
     return tuple(symbol for symbol in symbols if symbol in share)
 
 
-def _divides_a_day(seconds: int) -> int:
-    if DAY_S % seconds:
-        raise ValueError(f"must divide a day ({DAY_S} s) without remainder, e.g. 1, 5, 15, 60")
-    return seconds
-
-
-def _check_time_of_day(text: str) -> str:
-    if not re.fullmatch(r"([01]\d|2[0-3]):[0-5]\d", text):
-        raise ValueError("must be a time of day such as 12:00 (UTC)")
-    return text
-
-
-def _divides_a_minute(seconds: int) -> int:
-    if 60 % seconds:
-        raise ValueError("must divide a minute (60 s) without remainder, e.g. 1, 5, 10, 60")
-    return seconds
-
-
-def _host_of(*schemes: str) -> AfterValidator:
-    def check(url: str) -> str:
-        parts = urlsplit(url.rstrip("/"))
-        try:
-            complete = bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        except ValueError:
-            complete = False
-        if parts.scheme not in schemes or not complete:
-            raise ValueError(f"must look like {schemes[0]}://host or {schemes[-1]}://host:port")
-        if parts.path or parts.query or parts.fragment or parts.username:
-            raise ValueError("give the host alone; paths are added to it")
-        return url.rstrip("/")
-
-    return AfterValidator(check)
-
-
-def _check_source(source: str) -> str:
-    kind, _, path = source.partition(":")
-    if source in {"binance", "demo"}:
-        return source
-    if kind != "replay" or not path:
-        raise ValueError("must be binance, demo or replay:PATH")
-    if not Path(path).exists():
-        raise ValueError("names nothing that exists")
-    if Path(path).is_dir() and all(_recorded_days(Path(path), m) is None for m in Market):
-        raise ValueError("names a folder, not a recording, and holds no raw/stream")
-    return source
-
-
-def _recorded_days(folder: Path, market: Market) -> Path | None:
-    """Where ``record`` wrote: below a data folder, or the folder itself, or one day of it."""
-    for data_folder in dict.fromkeys((LakePaths.of(folder, market).root, folder)):
-        if (data_folder / "raw" / "stream").is_dir():
-            return data_folder / "raw" / "stream"
-    place = folder.resolve()
-    is_stream = any((place / kind).is_dir() for kind in _STREAM_KINDS)
-    is_day = place.parent.name in _STREAM_KINDS and _DAY.fullmatch(place.name)
-    stream = place if is_stream else place.parents[1] if is_day else place.parent
-    return folder if (is_stream or is_day) and stream.name == "stream" else None
-
-
-ALERT_CHANNELS = ("console", "file", "webhook", "apprise")
-
-
-def _check_channels(names: tuple[str, ...]) -> tuple[str, ...]:
-    if any(name not in ALERT_CHANNELS for name in names):
-        raise ValueError(f"must be names among {', '.join(ALERT_CHANNELS)}")
-    return tuple(dict.fromkeys(names))
-
-
-def _check_webhook(url: SecretStr | None) -> SecretStr | None:
-    if url is None or not url.get_secret_value():
-        return None
-    parts = urlsplit(url.get_secret_value())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("must look like https://host/path")
-    return url
-
-
-class _Threshold(msgspec.Struct, frozen=True):
-    """One number of a part's own settings, and the variable that sets it."""
-
-    variable: str
-    path: tuple[str, ...]
-    kind: Any
-    default: object
-    description: str
-
-
-def thresholds(name: str, part: type[msgspec.Struct]) -> list[_Threshold]:
-    """Every number in ``part`` and in the structs inside it, except what other settings decide."""
-    found: list[_Threshold] = []
-    described = dict(
-        re.findall(r"^ {8}(\w+): (.+(?:\n {12}.+)*)", part.__doc__ or "", re.MULTILINE)
-    )
-    for field in msgspec.structs.fields(part):
-        variable = f"{name}_{field.name}".upper()
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            found += [
-                msgspec.structs.replace(inner, path=(field.name, *inner.path))
-                for inner in thresholds(variable, field.type)
-            ]
-        elif field.type in _READ_AS and variable not in _DECIDED_ELSEWHERE:
-            text = described.get(field.name, field.name.replace("_", " "))
-            description = " ".join(text.split()).rstrip(".")
-            found.append(
-                _Threshold(variable, (field.name,), field.type, field.default, description)
-            )
-    return found
-
-
-def _as_numbers(text: str | tuple[object, ...]) -> tuple[Decimal, ...]:
-    parts = text.split(",") if isinstance(text, str) else text
-    return tuple(Decimal(str(part).strip()) for part in parts)
-
-
-_READ_AS: Mapping[Any, tuple[Callable[[Any], Any], str]] = {
-    int: (int, "a whole number"),
-    float: (float, "a number"),
-    Decimal: (Decimal, "a number"),
-    tuple[Decimal, ...]: (_as_numbers, "numbers, comma between two, each"),
-}
-_DECIDED_ELSEWHERE = {"FLOW_WHALE_NOTIONAL", "PIPELINE_WINDOW_MS"}
-
-
-def _part[T: msgspec.Struct](name: str, part: type[T]) -> PlainValidator:
-    """Builds a part's settings from ``{variable: text or number}``; all finite and not negative."""
-
-    def build(value: object) -> T:
-        if isinstance(value, part):
-            return value
-        if not isinstance(value, dict):
-            raise ValueError("is set by one variable per number")  # noqa: TRY004 - for pydantic
-        nested: dict[str, Any] = {}
-        for threshold in thresholds(name, part):
-            if threshold.variable in value:
-                inner = nested
-                for step in threshold.path[:-1]:
-                    inner = inner.setdefault(step, {})
-                inner[threshold.path[-1]] = _read(threshold, value[threshold.variable])
-        return msgspec.convert(nested, part)
-
-    return PlainValidator(build)
-
-
-def _read(threshold: _Threshold, value: object) -> object:
-    read, words = _READ_AS[threshold.kind]
-    try:
-        number = read(value)
-        sound = all(
-            math.isfinite(one) and one >= 0
-            for one in (number if isinstance(number, tuple) else (number,))
-        )
-    except (ValueError, TypeError, ArithmeticError):
-        sound = False
-    if not sound:
-        raise ValueError(f"{threshold.variable}: must be {words} ≥ 0")
-    return number
-
-
-class _PartVariables(PydanticBaseSettingsSource):
-    """The variables of the parts' own settings, in one environment or file."""
-
-    def __init__(self, settings: type[BaseSettings], texts: Mapping[str, str | None]) -> None:
-        super().__init__(settings)
-        self._texts = {name.upper(): text for name, text in texts.items() if text}
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        """What is set of one part, if anything."""
-        names = {t.variable for t in thresholds(field_name, PARTS[field_name])}
-        given = {name: text for name, text in self._texts.items() if name in names}
-        return given or None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {part: self.get_field_value(None, part)[0] for part in PARTS}
-        return {part: values for part, values in found.items() if values}
-
-
-PARTS: Mapping[str, type[msgspec.Struct]] = {
-    "validator": ValidatorSettings,
-    "flow": FlowSettings,
-    "pipeline": PipelineSettings,
-    "rules": RulesSettings,
-}
-"""Parts whose own numbers are variables: ``<PART>_<FIELD>``, ``<PART>_<STRUCT>_<FIELD>``."""
-
-WebSocketHost = Annotated[str, _host_of("wss", "ws")]
-HttpHost = Annotated[str, _host_of("https", "http")]
-
-
 class Settings(BaseSettings):
     """What a run can be told. Durations are seconds unless the name says otherwise."""
 
@@ -343,13 +95,13 @@ class Settings(BaseSettings):
 
     # --- what to run on ---
     symbols: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split_symbols), AfterValidator(_check_symbols)
+        tuple[str, ...], NoDecode, BeforeValidator(split_symbols), AfterValidator(check_symbols)
     ] = Field(
         DEFAULT_SYMBOLS,
         description="symbols to follow, comma between two; a replay: all it holds, unless set",
     )
     market: Market = Field(Market.UM, description="um (USDⓈ-M futures) or spot")
-    source: Annotated[str, AfterValidator(_check_source)] = Field(
+    source: Annotated[str, AfterValidator(check_source)] = Field(
         "binance", description="binance, demo (local exchange, no network) or replay:PATH"
     )
     duration: float | None = Field(
@@ -372,7 +124,7 @@ class Settings(BaseSettings):
     ] = Field("INFO", description="least severe level that is logged")
 
     # --- windows ---
-    window_duration: Annotated[int, AfterValidator(_divides_a_day)] = Field(
+    window_duration: Annotated[int, AfterValidator(divides_a_day)] = Field(
         5, ge=1, le=DAY_S, description="length of an analysis window, s; divides a day"
     )
     window_lateness_ms: int = Field(
@@ -511,21 +263,21 @@ class Settings(BaseSettings):
     ai_providers: Annotated[
         tuple[str, ...],
         NoDecode,
-        BeforeValidator(_split_names),
-        AfterValidator(_check_providers),
+        BeforeValidator(split_names),
+        AfterValidator(check_providers),
     ] = Field(("groq", "dashscope", "openai"), description="providers in the order they are asked")
     groq_api_key: SecretStr | None = Field(None, description="key of Groq; a variable only")
     dashscope_api_key: SecretStr | None = Field(
         None, description="key of DashScope; a variable only"
     )
     openai_api_key: SecretStr | None = Field(None, description="key of OpenAI; a variable only")
-    ai_groq_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
+    ai_groq_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
         DEFAULT_MODELS["groq"], description="models asked at Groq, best first"
     )
-    ai_dashscope_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = (
-        Field(DEFAULT_MODELS["dashscope"], description="models asked at DashScope, best first")
+    ai_dashscope_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
+        DEFAULT_MODELS["dashscope"], description="models asked at DashScope, best first"
     )
-    ai_openai_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_names)] = Field(
+    ai_openai_models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_names)] = Field(
         DEFAULT_MODELS["openai"], description="models asked at OpenAI or what stands in for it"
     )
     ai_min_interval_seconds: float = Field(
@@ -551,7 +303,7 @@ class Settings(BaseSettings):
         description="dollars a provider may cost per UTC day; 0: no limit",
     )
     ai_prices: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_prices)
+        tuple[str, ...], NoDecode, BeforeValidator(split_names), AfterValidator(check_prices)
     ] = Field(
         (),
         description="dollars per million tokens of models whose price is not known, as "
@@ -571,7 +323,7 @@ class Settings(BaseSettings):
         min_length=1,
         description="address of metrics, health and events; beyond loopback only with HTTP_TOKEN",
     )
-    http_port: Annotated[int | None, BeforeValidator(_port_or_off)] = Field(
+    http_port: Annotated[int | None, BeforeValidator(port_or_off)] = Field(
         8787, ge=0, le=65_535, description="port of the same; 0: any free one, off: none"
     )
     http_token: SecretStr | None = Field(
@@ -583,13 +335,13 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="events of each topic that followers can still resume from",
     )
-    event_broker: Annotated[str | None, AfterValidator(_check_broker)] = Field(
+    event_broker: Annotated[str | None, AfterValidator(check_broker)] = Field(
         None, description="NATS server with JetStream that gets every event, nats://HOST:4222"
     )
     event_broker_token: SecretStr | None = Field(
         None, description="token of that server; a variable only"
     )
-    shard: Annotated[str | None, AfterValidator(_check_shard)] = Field(
+    shard: Annotated[str | None, AfterValidator(check_shard)] = Field(
         None,
         description="this bot's share of the symbols, as 2/4: every fourth of the sorted list",
     )
@@ -604,12 +356,12 @@ class Settings(BaseSettings):
         None, description="TOML file with rules of your own, worked into the shipped ones"
     )
     alert_channels: Annotated[
-        tuple[str, ...], NoDecode, BeforeValidator(_split_names), AfterValidator(_check_channels)
+        tuple[str, ...], NoDecode, BeforeValidator(split_names), AfterValidator(check_channels)
     ] = Field(
         ALERT_CHANNELS,
         description="where alerts go, of what is set up; empty: only on the event bus",
     )
-    alert_webhook_url: Annotated[SecretStr | None, AfterValidator(_check_webhook)] = Field(
+    alert_webhook_url: Annotated[SecretStr | None, AfterValidator(check_webhook)] = Field(
         None, description="gets every notification as a signed POST; a variable only"
     )
     alert_webhook_secret: SecretStr | None = Field(
@@ -627,13 +379,13 @@ class Settings(BaseSettings):
         description="when --schedule ingests intervals longer than an hour: at their close, or "
         "every quarter of an hour",
     )
-    recommendation_update_time: Annotated[str, AfterValidator(_check_time_of_day)] = Field(
+    recommendation_update_time: Annotated[str, AfterValidator(check_time_of_day)] = Field(
         "12:00", description="time of the daily recommendation, UTC, HH:MM"
     )
     binance_rate_limit_concurrency: int = Field(
         8, ge=3, le=100, description="REST requests under way at once, of one process"
     )
-    binance_rate_limit_window_seconds: Annotated[int, AfterValidator(_divides_a_minute)] = Field(
+    binance_rate_limit_window_seconds: Annotated[int, AfterValidator(divides_a_minute)] = Field(
         60,
         ge=1,
         le=60,
@@ -641,16 +393,16 @@ class Settings(BaseSettings):
     )
 
     # --- thresholds of the parts, as <PART>_<FIELD> variables ---
-    validator: Annotated[ValidatorSettings, _part("validator", ValidatorSettings)] = Field(
+    validator: Annotated[ValidatorSettings, part_of("validator", ValidatorSettings)] = Field(
         default_factory=ValidatorSettings, description="what the validator flags"
     )
-    flow: Annotated[FlowSettings, _part("flow", FlowSettings)] = Field(
+    flow: Annotated[FlowSettings, part_of("flow", FlowSettings)] = Field(
         default_factory=FlowSettings, description="look-backs of the flow metrics"
     )
-    pipeline: Annotated[PipelineSettings, _part("pipeline", PipelineSettings)] = Field(
+    pipeline: Annotated[PipelineSettings, part_of("pipeline", PipelineSettings)] = Field(
         default_factory=PipelineSettings, description="look-backs and limits of the features"
     )
-    rules: Annotated[RulesSettings, _part("rules", RulesSettings)] = Field(
+    rules: Annotated[RulesSettings, part_of("rules", RulesSettings)] = Field(
         default_factory=RulesSettings, description="how the rules analyst decides"
     )
 
@@ -671,9 +423,9 @@ class Settings(BaseSettings):
         return (
             init_settings,
             env_settings,
-            _PartVariables(settings_cls, os.environ),
+            PartVariables(settings_cls, os.environ),
             dotenv_settings,
-            _PartVariables(settings_cls, in_file),
+            PartVariables(settings_cls, in_file),
         )
 
     def __init__(self, **values: Any) -> None:
@@ -697,7 +449,7 @@ class Settings(BaseSettings):
         kind, _, path = self.source.partition(":")
         if kind != "replay":
             return None
-        return (Path(path).is_dir() and _recorded_days(Path(path), self.market)) or Path(path)
+        return (Path(path).is_dir() and recorded_days(Path(path), self.market)) or Path(path)
 
     @property
     def data_root(self) -> Path:
@@ -727,7 +479,7 @@ class Settings(BaseSettings):
             path, name = self.replay_path, self.replay_path.name
             if path.is_dir():
                 name = recording_name(path)
-                path = _data_folder(path) / SOURCE_FILE
+                path = data_folder_of(path) / SOURCE_FILE
             begin = b""
             if path.name != SOURCE_FILE or path.is_file():
                 with path.open("rb") as file:
@@ -767,26 +519,6 @@ class ExchangeKeys(BaseSettings):
 
     binance_api_key: SecretStr = SecretStr("")
     binance_api_secret: SecretStr = SecretStr("")
-
-
-def recording_name(path: Path) -> str:
-    """A recording's name without its extensions: ``x/usdm_20240718.ndjson.gz`` → ``usdm_20240718``.
-
-    Recorded days have that of their data folder, a day alone with its date: ``data-2024-07-18``.
-    """
-    place = path.resolve()
-    if not place.is_dir() or _data_folder(place) == place:
-        return place.name.split(".", 1)[0] or place.name
-    folder = _data_folder(place)
-    name = folder.parent.name if folder.name == Market.SPOT.value else folder.name
-    return f"{name}-{place.name}" if _DAY.fullmatch(place.name) else name
-
-
-def _data_folder(days: Path) -> Path:
-    """The data folder, of the market, that recorded days lie in; other folders are their own."""
-    place = days.resolve()
-    stream = place.parents[1] if _DAY.fullmatch(place.name) else place
-    return stream.parent.parent if stream.name == "stream" else place
 
 
 def is_secret(annotation: Any) -> bool:

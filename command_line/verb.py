@@ -73,7 +73,8 @@ def add_settings(
         without: Settings that make no sense for the verb.
     """
     # Settings are costly to import, and --help of main needs none.
-    from config import PARTS, Settings, flag_of, is_secret
+    from config import Settings, flag_of, is_secret
+    from config_parts import PARTS
 
     known = [
         name

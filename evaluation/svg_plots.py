@@ -190,7 +190,9 @@ def _nice(low: float, high: float, count: int = 5) -> list[float]:
 
 def _time_ticks(first_ms: int, last_ms: int) -> list[tuple[float, str]]:
     span = last_ms - first_ms
-    shown = "%m-%d" if span > 5 * _DAY_MS else "%m-%d %H:%M" if span > _DAY_MS else "%H:%M"
+    is_one_year = time.gmtime(first_ms // 1_000).tm_year == time.gmtime(last_ms // 1_000).tm_year
+    days = "%m-%d" if is_one_year else "%Y-%m-%d"
+    shown = days if span > 5 * _DAY_MS else "%m-%d %H:%M" if span > _DAY_MS else "%H:%M"
     if span < 20 * 60_000:
         shown = "%H:%M:%S"
     times = [first_ms + span * k // 4 for k in range(5)]

@@ -83,8 +83,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "event_broker": {"domain", "lake", "monitoring"},
     "config": {
         *("domain", "binance_api", "microstructure", "flow_analyzer", "data_pipeline"),
-        *("rules_analyst", "lake", "ai"),
+        *("rules_analyst", "lake", "ai", "config_checks", "config_parts"),
     },
+    "config_checks": {"domain", "lake", "ai"},
+    "config_parts": {"microstructure", "flow_analyzer", "data_pipeline", "rules_analyst"},
     "inference": {"domain", "microstructure"},
     "research": {
         "domain",
@@ -105,7 +107,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "collectors.repair_once": {"domain", "binance_api", "lake", "collectors"},
     "collectors.historical": {"domain", "binance_api", "lake", "collectors", "main"},
     "command_line": {
-        *("domain", "config", "dashboard", "monitoring", "simulator", "ingestion", "lake"),
+        *("domain", "config", "config_parts", "dashboard", "monitoring", "simulator", "ingestion"),
+        "lake",
         *("evaluation", "feature_store", "event_bus", "event_broker", "alerts", "research"),
         "inference",
         *("audit.check_completeness", "audit.check_stream", "binance_api"),
@@ -136,8 +139,13 @@ HOMES: dict[str, tuple[str, ...]] = {
     "transformers": ("research.models",),
     "onnxruntime": ("inference.onnx_model",),
     "sklearn": ("research.baselines",),
-    "pydantic": ("config", "ai.reply"),  # where people or models write the input
-    "pydantic_settings": ("config",),
+    "pydantic": (
+        "config",
+        "config_checks",
+        "config_parts",
+        "ai.reply",
+    ),  # where people or models write the input
+    "pydantic_settings": ("config", "config_parts"),
 }
 LAZY_ONLY = {"pandas", "polars", "duckdb", "torch", "apprise", "dask", "matplotlib", "sklearn"}
 LAZY_ONLY |= {"onnxruntime", "transformers"}

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from config import PARTS, Settings, recording_name, variables
+from config import Settings, variables
+from config_parts import PARTS
 from domain.errors import ConfigError
 from domain.market import Market
+from lake.recorded_days import recording_name
 
 
 @pytest.fixture(autouse=True)
