@@ -216,7 +216,7 @@ class LiveParts:
         await self._check_symbols()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(2_000, 20, 200)  # often and briefly: 50,000 objects at once take 20 ms
+        gc.set_threshold(2_000, 10, 400)  # often and briefly: 50,000 objects at once take 20 ms
         sys.setswitchinterval(_SWITCH_S)
         if self.recording is not None:
             await self.recording.open()
