@@ -20,8 +20,8 @@ from lake.recorded_days import recorded_days
 DAY_S = 86_400
 MAX_SYMBOLS = 1_024  # one trade socket vouches for all symbols; a connection carries 1,024 streams
 ALERT_CHANNELS = ("console", "file", "webhook", "apprise")
-# Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
 _PRICE = re.compile(r"\S+=\d+(\.\d+)?/\d+(\.\d+)?")
+# Binance symbols are upper-case letters and digits, dated futures add _YYMMDD; some listings are not ASCII.
 _SYMBOL = re.compile(r"[^\W_a-z]{1,30}(_\d{6})?")
 
 

@@ -7,12 +7,14 @@ time-outs out of the way: the router owns both. What they raise goes up as it is
 
 from __future__ import annotations
 
+import contextvars
 import importlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+import structlog
 
 from ai.bounded_reply import bound_replies
 from ai.contract import (
@@ -25,6 +27,8 @@ from ai.contract import (
     Secret,
     capability_of,
 )
+
+log = structlog.get_logger()
 
 SDK_TIMEOUT_S = 120.0  # never the one that ends a call
 _PLAIN = {"Accept-Encoding": "identity"}  # so that the bytes read are the bytes there are
@@ -195,7 +199,10 @@ def _load_the_rest(client: Any) -> None:
     """What an SDK would import at its first request, in the loop (20-40 ms); here in ``prepare``'s thread."""
     _ = client.chat.completions
     anyio = importlib.import_module("anyio")
-    anyio.run(anyio.sleep, 0)  # its side of asyncio
+    try:  # its side of asyncio; a thread's context says that a loop is running where the caller's does
+        contextvars.Context().run(anyio.run, anyio.sleep, 0)
+    except Exception as error:  # noqa: BLE001 - then the first request loads it
+        log.debug("ai.not_loaded_ahead", error=str(error))
 
 
 def is_sendable(key: Secret) -> bool:

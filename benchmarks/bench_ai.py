@@ -3,8 +3,9 @@
 1. A call through a provider's SDK alone, and the whole way from a closed window to its signal (prompt,
    ledger on disk, router, check, journal), in turn, against the scripted server in another process.
 2. Importing the analyst without a key, and what the SDKs would cost.
-3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs, one whose answer
-   drips in for a minute; how long after its end each window's features are published.
+3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs (with the deadlines
+   and breaker of the product: questions are tried again), one whose answer drips in for a minute (with
+   deadlines that let it); how long after its end each window's features are published.
 
 ``python -m benchmarks.bench_ai [--smoke] [--json FILE]``
 """
@@ -178,7 +179,8 @@ def window_timing(warm_up_s: float, seconds: float, rounds: int) -> dict[str, An
             for mode in modes[number % 3 :] + modes[: number % 3]:
                 runs[mode].append(timing(mode, port, warm_up_s, seconds, own_cores))
     found: dict[str, Any] = {"window_s": 1, "symbols": SYMBOLS, "seconds_per_run": seconds}
-    draws = {mode: _drawn_p99s(runs[mode]) for mode in modes}
+    random = np.random.default_rng(7)
+    draws = {mode: _drawn_p99s(runs[mode], random) for mode in modes}
     for mode in modes:
         windows = [ms for run in runs[mode] for boundary in run["boundaries_ms"] for ms in boundary]
         p50, p99 = np.quantile(windows, [0.5, 0.99]).tolist()
@@ -198,10 +200,11 @@ def window_timing(warm_up_s: float, seconds: float, rounds: int) -> dict[str, An
     return found
 
 
-def _drawn_p99s(runs: list[Any], draws: int = 1_000) -> NDArray[np.float64]:
+def _drawn_p99s(
+    runs: list[Any], random: np.random.Generator, draws: int = 1_000
+) -> NDArray[np.float64]:
     """p99 of the windows of as many boundaries as there were, drawn with replacement."""
     boundaries = [np.array(boundary) for run in runs for boundary in run["boundaries_ms"]]
-    random = np.random.default_rng(7)
     return np.array(
         [
             np.quantile(np.concatenate([boundaries[k] for k in drawn]), 0.99)
@@ -224,8 +227,8 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 def main() -> None:
     given = arguments(__doc__).parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    calls, rounds = (20, 1) if given.smoke else (300, 4)
-    warm_up_s, seconds = (3.0, 3.0) if given.smoke else (10.0, 90.0)  # the SDK is loaded meanwhile
+    calls, rounds = (20, 1) if given.smoke else (300, 3)
+    warm_up_s, seconds = (3.0, 3.0) if given.smoke else (10.0, 120.0)  # the SDK is loaded meanwhile
     with scripted_server("", cores()[1]) as urls:
         by_provider = {name: asyncio.run(overhead(urls, name, calls)) for name in PROVIDERS}
     result = {

@@ -109,11 +109,11 @@ class DataPipeline:
     """Turns closed windows into feature rows and context."""
 
     def __init__(self, settings: PipelineSettings, *, learns_later: bool = False) -> None:
-        """``learns_later``: somebody calls ``learn_more`` between windows that end together."""
+        """``learns_later``: somebody calls ``learn_more`` after the windows that end together."""
         self._settings = settings
         self._learns_later = learns_later
         self._memories: dict[str, _Memory] = {}
-        self.unlearnt: dict[str, _Memory] = {}  # by symbol, oldest first
+        self.unlearnt: dict[str, _Memory] = {}  # by symbol
         self._validation = LayerCounts()
         self._enrich = LayerCounts()
         self._context = LayerCounts()
@@ -149,7 +149,7 @@ class DataPipeline:
         self._memory(book.symbol).book = measure_book(book, self._settings.enrich)
 
     def learn_more(self) -> None:
-        """Let the oldest of ``unlearnt`` learn; a symbol's next window has it done otherwise."""
+        """Let one of ``unlearnt`` learn; a symbol's next window has it done otherwise."""
         self.unlearnt.pop(next(iter(self.unlearnt))).learn()
 
     def warm(self, symbol: str, klines: Sequence[Kline], rows: Sequence[FeatureRow]) -> None:

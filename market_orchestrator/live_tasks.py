@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 _SLICE_S = 0.004  # the loop is given back after this much analysis
 _BACKLOG = 32  # closed batches waiting; beyond this analysis goes before new frames
-_SETTLED_S = 60.0  # by now what a run holds for good is there
+_SETTLED_S = 60.0  # after warming: the SDKs of AI providers are loaded, too
 _DAY_MS = 86_400_000
 _KLINES_AT_ONCE = 1_000
 _LOOK_BACK_MS = 3_600_000  # of stored windows
@@ -135,11 +135,13 @@ async def warm_context(flow: MarketFlow, rest: RestClient, features: FeatureStor
             wait_s = min(2 * wait_s, _WARM_RETRY_CAP_S)
 
 
-async def spare_the_collector() -> None:
+async def spare_the_collector(warming: Awaitable[None]) -> None:
     """Hide what lives as long as the run from full collections, which would stop the loop for long.
 
     Measured: the SDKs of the AI providers 40 ms, the memories of 500 symbols 15 ms each time.
+    Warming makes new memories, so it comes first.
     """
+    await warming
     await asyncio.sleep(_SETTLED_S)
     gc.freeze()
 

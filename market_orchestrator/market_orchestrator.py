@@ -231,8 +231,7 @@ class LiveParts:
                 group.create_task(self.storage.run(), name="storage")
                 group.create_task(self.recovery.run(), name="recovery")
                 warming = warm_context(self.flow, self._rest, self.outputs.features)
-                group.create_task(warming, name="warm-context")
-                group.create_task(spare_the_collector(), name="spare-the-collector")
+                group.create_task(spare_the_collector(warming), name="warm-context")
                 if self.analyst is not None:
                     group.create_task(self.analyst.run(), name="ai-analyst")
                 if self.model is not None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
 
+import anyio
 import pytest
+import structlog
+from pydantic import SecretStr
 
+from ai.providers import ProviderSettings, build_provider
 from tests.ai_samples import PROVIDERS
 
 _SCRIPT = """
@@ -44,3 +49,11 @@ def test_a_first_question_imports_nothing(provider: str, repository: Path) -> No
         check=False,
     )
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_a_program_that_runs_under_anyio_can_prepare() -> None:
+    key = SecretStr("no-real-key")
+    settings = ProviderSettings(name="groq", key=key, models=("any",), base_url="http://[::1]:9")
+    with structlog.testing.capture_logs() as logs:
+        anyio.run(asyncio.to_thread, build_provider(settings).prepare)
+    assert logs == []

@@ -97,10 +97,36 @@ def test_all_windows_of_a_boundary_come_before_what_is_said_of_any(tmp_path: Pat
             bench.trade(1_000 * number, number)
         bench.trade(3 * D, 8)  # closes two boundaries at once
         await bench.analyse()
-        assert not bench.flow.pipeline.unlearnt
         return bench.published()
 
     assert asyncio.run(work()) == of_boundary(D) + of_boundary(2 * D)
+
+
+def test_what_windows_teach_is_learnt_after_all_of_a_boundary_were_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> list[tuple[str, int]]:
+        bench = Bench(tmp_path)
+        seen: list[tuple[str, int]] = []
+        learn_more, judge = bench.flow.pipeline.learn_more, bench.outputs.judge
+
+        def learning() -> None:
+            seen.append(("learn", len(bench.flow.pipeline.unlearnt)))
+            learn_more()
+
+        def judging() -> None:
+            judge()
+            seen.append(("judge", len(bench.flow.pipeline.unlearnt)))
+
+        monkeypatch.setattr(bench.flow.pipeline, "learn_more", learning)
+        monkeypatch.setattr(bench.outputs, "judge", judging)
+        bench.trade(1_000, 1)
+        bench.trade(D + 500, 2)
+        await bench.analyse()
+        return seen
+
+    judged, learnt = [("judge", 3)] * 3, [("learn", left) for left in (3, 2, 1)]
+    assert asyncio.run(work()) == judged + learnt
 
 
 def test_a_boundary_that_closes_meanwhile_waits_until_the_one_before_was_judged(
@@ -173,10 +199,14 @@ def test_what_a_run_holds_for_good_is_hidden_from_full_collections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("market_orchestrator.live_tasks._SETTLED_S", 0.0)
-    held = [[number] for number in range(1_000)]
+    held: list[list[int]] = []
+
+    async def warming() -> None:
+        held.extend([number] for number in range(1_000))
+
     before = gc.get_freeze_count()
     try:
-        asyncio.run(spare_the_collector())
+        asyncio.run(spare_the_collector(warming()))
         assert gc.get_freeze_count() >= before + len(held)
     finally:
         gc.unfreeze()
