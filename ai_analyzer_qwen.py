@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,7 @@ from ai.prompt import Prompt, build_prompt
 from ai.providers import BUILDERS, build_provider, is_sendable
 from ai.recorded import RecordedAnswers, signal_of
 from ai.reply import Reading, check_text
-from ai.router import Answer, Question, Router, RouterSettings, Unanswered
+from ai.router import Answer, Question, Router, RouterSettings, Unanswered, at_any_moment
 from ai.settings import AIMode, AISettings
 from ai.triggers import Event, Triggers
 from domain.context import MarketContext
@@ -60,6 +60,7 @@ class AIAnalyzer:
         publish_unavailable: Takes each question nobody answered.
         publish_alert: Takes what its owner should know.
         is_healthy: False while the data of a symbol are not to be trusted.
+        quiet_moment: Awaited before each call of a provider.
         monotonic: Seconds, for deadlines and breakers.
         wall_ns: The machine's clock, for records and the budget's days.
 
@@ -77,6 +78,7 @@ class AIAnalyzer:
         publish_unavailable: Callable[[AnalysisUnavailable], None],
         publish_alert: Callable[[Alert], None],
         is_healthy: Callable[[str], bool] = lambda _: True,
+        quiet_moment: Callable[[], Awaitable[None]] = at_any_moment,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -126,6 +128,7 @@ class AIAnalyzer:
             self._budget,
             record=self._journal.add,
             alert=self._alert,
+            quiet_moment=quiet_moment,
             monotonic=monotonic,
             wall_ns=wall_ns,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -119,6 +119,10 @@ class _Analysis(msgspec.Struct):
     outcomes: list[Outcome]
 
 
+async def at_any_moment() -> None:
+    """No moment is better than another."""
+
+
 class Router:
     """The providers in order. ``prepare`` first; ``ask`` may run several times at once."""
 
@@ -130,6 +134,7 @@ class Router:
         *,
         record: Callable[[CallRecord], None],
         alert: Callable[[str, str], None],
+        quiet_moment: Callable[[], Awaitable[None]] = at_any_moment,
         monotonic: Callable[[], float] = time.monotonic,
         wall_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -141,6 +146,7 @@ class Router:
         self._budget = budget
         self._record = record
         self._alert = alert
+        self._quiet_moment = quiet_moment
         self._monotonic = monotonic
         self._wall_ns = wall_ns
         self._counts: Counter[str] = Counter()
@@ -226,6 +232,7 @@ class Router:
     ) -> Answer | tuple[Outcome, str]:
         """One call; ``sharing`` providers, this one included, have to make do with the time left."""
         name = f"{routed.provider.name}/{model}"
+        await self._quiet_moment()  # an SDK's call costs the loop 2 ms
         left_s = analysis.ends - self._monotonic()
         if left_s < LEAST_ATTEMPT_S:
             return self._note(analysis, name, Outcome.NO_TIME), ""

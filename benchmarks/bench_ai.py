@@ -3,9 +3,9 @@
 1. A call through a provider's SDK alone, and the whole way from a closed window to its signal (prompt,
    ledger on disk, router, check, journal), in turn, against the scripted server in another process.
 2. Importing the analyst without a key, and what the SDKs would cost.
-3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs (with the deadlines
-   and breaker of the product: questions are tried again), one whose answer drips in for a minute (with
-   deadlines that let it); how long after its end each window's features are published.
+3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs, one whose answer
+   drips in for a minute (deadlines that let both, and every window may be asked about); how long after
+   its end each window's features are published.
 
 ``python -m benchmarks.bench_ai [--smoke] [--json FILE]``
 """
@@ -155,9 +155,9 @@ def timing(
                 "GROQ_API_KEY": "benchmark-key",
                 "GROQ_BASE_URL": urls["groq"],
                 "AI_MIN_INTERVAL_SECONDS": "0",
+                "AI_DEADLINE_SECONDS": "600",
+                "AI_ATTEMPT_DEADLINE_SECONDS": "600",
             }
-        if mode.startswith("drip"):  # let it drip to the end
-            variables |= {"AI_DEADLINE_SECONDS": "600", "AI_ATTEMPT_DEADLINE_SECONDS": "600"}
         with _environment(variables):
             run = run_json(command, bot_core, timeout_s=seconds + 300)
         with urllib.request.urlopen(f"{urls['groq']}/counts", timeout=60) as reply:

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 import msgspec
 
 from ai.contract import Price
+from ai.router import at_any_moment
 from ai.settings import AIMode, AISettings
 from ai_analyzer_qwen import AIAnalyzer
 from config import Settings
@@ -29,6 +30,7 @@ def ai_analyst(
     bus: EventBus,
     *,
     is_healthy: Callable[[str], bool] = lambda _: True,
+    quiet_moment: Callable[[], Awaitable[None]] = at_any_moment,
 ) -> AIAnalyzer | None:
     """Build and connect the analyst; ``None`` where nobody but the rules is asked."""
     if settings.ai in {AIMode.OFF, AIMode.RULES}:
@@ -41,6 +43,7 @@ def ai_analyst(
         publish_unavailable=lambda event: _publish(bus, Topic.ANALYSIS_UNAVAILABLE, event),
         publish_alert=lambda event: _publish(bus, Topic.ALERT, event),
         is_healthy=is_healthy,
+        quiet_moment=quiet_moment,
     )
     outputs.ask_also(lambda closed: analyst.on_window(closed.row, closed.context))
     return analyst

@@ -183,7 +183,11 @@ class LiveParts:
             awaits_trades=self.flow.awaits_trades,
         )
         self.analyst = ai_analyst(
-            settings, self.outputs, bus, is_healthy=lambda _: self._is_healthy()
+            settings,
+            self.outputs,
+            bus,
+            is_healthy=lambda _: self._is_healthy(),
+            quiet_moment=self.storage.between_boundaries,
         )
         self.model = (
             None

@@ -141,13 +141,13 @@ class Storage:
             if now >= next_flush or self._outputs.features.pending_count >= rows_due:
                 flush_wait_s = min(2 * flush_wait_s, self._settings.flush_s)
                 next_flush = now + flush_wait_s
-                await self._between_boundaries()
+                await self.between_boundaries()
                 await self._in_thread(self._flush_rows)
                 # what a failed flush left does not count: it is retried in its time
                 rows_due = self._outputs.features.pending_count + self._settings.flush_rows
             if now >= next_merge:
                 next_merge = now + self._settings.merge_s
-                await self._between_boundaries()
+                await self.between_boundaries()
                 await self._in_thread(self._merge)
 
     async def revise(self) -> None:
@@ -206,6 +206,16 @@ class Storage:
             await asyncio.to_thread(self._outputs.features.flush)
             await asyncio.to_thread(self._outputs.signals.flush)
 
+    async def between_boundaries(self) -> None:
+        """Wait while windows are analysed or about to close, a second at most.
+
+        What can wait would take turns with them: a thread that writes, a question to a provider.
+        """
+        for _ in range(_MOST_LOOKS):
+            if not self._is_at_boundary():
+                return
+            await asyncio.sleep(_LOOK_AGAIN_S)
+
     def statistics(self) -> dict[str, int | float | str | None]:
         """Failed flushes, repairs waiting to be written, rejected input, holes by state."""
         sides = {"quarantine": self._quarantine.statistics(), "ledger": self._ledger.statistics()}
@@ -239,13 +249,6 @@ class Storage:
                 revision = self._outputs.carry_on(revision)
                 self._flow.restore_cvd(symbol, revision.state)
         return revision
-
-    async def _between_boundaries(self) -> None:
-        """Wait while windows are analysed or about to close: a thread would take turns with them."""
-        for _ in range(_MOST_LOOKS):
-            if not self._is_at_boundary():
-                return
-            await asyncio.sleep(_LOOK_AGAIN_S)
 
     def _is_at_boundary(self) -> bool:
         flow, builder = self._flow, self._flow.builder

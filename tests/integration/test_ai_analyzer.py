@@ -46,7 +46,8 @@ def play(
     scene: Callable[[ScriptedAI, AIAnalyzer, Outbox], Any], folder: Path, **changes: Any
 ) -> Outbox:
     """Run a scene with an analyzer of groq at the local server."""
-    options = {k: changes.pop(k) for k in ("now_ms", "is_healthy", "wall_ns") if k in changes}
+    own = ("now_ms", "is_healthy", "wall_ns", "quiet_moment")
+    options = {k: changes.pop(k) for k in own if k in changes}
 
     async def run() -> Outbox:
         async with ScriptedAI() as server:
@@ -199,6 +200,26 @@ def test_one_symbol_s_slow_answer_does_not_hold_up_another_s(tmp_path: Path) -> 
             await asyncio.sleep(0.005)
 
     play(scene, tmp_path)
+
+
+def test_every_call_waits_for_a_quiet_moment(tmp_path: Path) -> None:
+    quiet, waits = asyncio.Event(), []
+
+    async def quiet_moment() -> None:
+        waits.append(quiet.is_set())
+        await quiet.wait()
+
+    async def scene(server: ScriptedAI, analyzer: AIAnalyzer, outbox: Outbox) -> None:
+        server.set_script("groq=half_json,ok")  # the first reply is sent back once
+        analyzer.on_window(*window(0))
+        await asyncio.sleep(0.2)
+        assert server.counts.total() == 0
+        quiet.set()
+        await analyzer.settle()
+        assert len(outbox.signals) == 1
+
+    play(scene, tmp_path, quiet_moment=quiet_moment)
+    assert waits == [False, True]
 
 
 def test_the_loop_is_free_while_a_reply_drips_in(tmp_path: Path) -> None:
