@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import structlog
 
@@ -135,13 +135,12 @@ async def warm_context(flow: MarketFlow, rest: RestClient, features: FeatureStor
             wait_s = min(2 * wait_s, _WARM_RETRY_CAP_S)
 
 
-async def spare_the_collector(warming: Awaitable[None]) -> None:
+async def spare_the_collector() -> None:
     """Hide what lives as long as the run from full collections, which would stop the loop for long.
 
     Measured: the SDKs of the AI providers 40 ms, the memories of 500 symbols 15 ms each time.
-    Warming makes new memories, so it comes first.
+    Warming makes new memories, so it comes before.
     """
-    await warming
     await asyncio.sleep(_SETTLED_S)
     gc.freeze()
 

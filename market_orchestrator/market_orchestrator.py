@@ -234,8 +234,7 @@ class LiveParts:
                 group.create_task(self._analysis(), name="analysis")
                 group.create_task(self.storage.run(), name="storage")
                 group.create_task(self.recovery.run(), name="recovery")
-                warming = warm_context(self.flow, self._rest, self.outputs.features)
-                group.create_task(spare_the_collector(warming), name="warm-context")
+                group.create_task(self._settle_in(), name="warm-context")
                 if self.analyst is not None:
                     group.create_task(self.analyst.run(), name="ai-analyst")
                 if self.model is not None:
@@ -274,6 +273,10 @@ class LiveParts:
     def _on_gap(self, event: GapEvent) -> None:
         self.storage.record_gap(event)
         self._bus.publish(Topic.GAP, event)
+
+    async def _settle_in(self) -> None:
+        await warm_context(self.flow, self._rest, self.outputs.features)
+        await spare_the_collector()
 
     async def _analysis(self) -> None:
         """Analyse closed windows as they come, a few at a time so that the loop stays free."""

@@ -57,3 +57,17 @@ def test_a_program_that_runs_under_anyio_can_prepare() -> None:
     with structlog.testing.capture_logs() as logs:
         anyio.run(asyncio.to_thread, build_provider(settings).prepare)
     assert logs == []
+
+
+def test_a_provider_is_usable_where_nothing_can_be_loaded_ahead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(anyio, "run", refused)
+    key = SecretStr("no-real-key")
+    settings = ProviderSettings(name="groq", key=key, models=("any",), base_url="http://[::1]:9")
+    with structlog.testing.capture_logs() as logs:
+        build_provider(settings).prepare()
+    assert [entry["event"] for entry in logs] == ["ai.not_loaded_ahead"]

@@ -199,14 +199,10 @@ def test_what_a_run_holds_for_good_is_hidden_from_full_collections(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("market_orchestrator.live_tasks._SETTLED_S", 0.0)
-    held: list[list[int]] = []
-
-    async def warming() -> None:
-        held.extend([number] for number in range(1_000))
-
+    held = [[number] for number in range(1_000)]
     before = gc.get_freeze_count()
     try:
-        asyncio.run(spare_the_collector(warming()))
+        asyncio.run(spare_the_collector())
         assert gc.get_freeze_count() >= before + len(held)
     finally:
         gc.unfreeze()
