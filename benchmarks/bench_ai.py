@@ -3,9 +3,9 @@
 1. A call through a provider's SDK alone, and the whole way from a closed window to its signal (prompt,
    ledger on disk, router, check, journal), in turn, against the scripted server in another process.
 2. Importing the analyst without a key, and what the SDKs would cost.
-3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs, one whose answer
-   drips in for a minute (deadlines that let both, and every window may be asked about); how long after
-   its end each window's features are published.
+3. The whole bot on a paced exchange, in turn: ``--ai off``, a provider that hangs (with the deadlines
+   of the product, and with one that no run outlasts), one whose answer drips in for a minute; every
+   window may be asked about; how long after its end each window's features are published.
 
 ``python -m benchmarks.bench_ai [--smoke] [--json FILE]``
 """
@@ -53,6 +53,13 @@ PROVIDERS = ("groq", "dashscope", "openai")
 SYMBOLS = 20
 TRADES_PER_S = 400.0
 DEPTH_PER_S = 200.0
+# What the provider does in a mode, and whether its calls may take as long as they like.
+MODES = {
+    "off": ("", False),
+    "hang": ("hang", False),
+    "hang_on": ("hang", True),
+    "drip": ("drip:60", True),
+}
 
 _IMPORT = """
 import json, sys, time
@@ -142,22 +149,23 @@ def timing(
     seconds: float,
     own_cores: tuple[int | None, int | None],
 ) -> Any:
-    """One run of the bot; ``mode`` is off, or what the provider does."""
+    """One run of the bot in one of ``MODES``."""
+    script, is_patient = MODES[mode]
     bot_core, other_core = own_cores
     command = [sys.executable, "-m", "benchmarks.observed_bot", "--port", str(port)]
     command += ["--symbols", str(SYMBOLS), "--warm-up", str(warm_up_s)]
     command += ["--seconds", str(seconds), "--raw"]
     variables = {"WINDOW_DURATION": "1", "AI": "off"}
-    with scripted_server("" if mode == "off" else f"groq={mode}", other_core) as urls:
-        if mode != "off":
+    with scripted_server(f"groq={script}" if script else "", other_core) as urls:
+        if script:
             variables |= {
                 "AI": "live",
                 "GROQ_API_KEY": "benchmark-key",
                 "GROQ_BASE_URL": urls["groq"],
                 "AI_MIN_INTERVAL_SECONDS": "0",
-                "AI_DEADLINE_SECONDS": "600",
-                "AI_ATTEMPT_DEADLINE_SECONDS": "600",
             }
+        if is_patient:
+            variables |= {"AI_DEADLINE_SECONDS": "600", "AI_ATTEMPT_DEADLINE_SECONDS": "600"}
         with _environment(variables):
             run = run_json(command, bot_core, timeout_s=seconds + 300)
         with urllib.request.urlopen(f"{urls['groq']}/counts", timeout=60) as reply:
@@ -171,12 +179,12 @@ def window_timing(warm_up_s: float, seconds: float, rounds: int) -> dict[str, An
     Over the windows of all runs of a mode: those of one boundary are late together, so a run of a
     minute has not more than one boundary beyond its p99. Intervals: 95 %, boundaries drawn anew.
     """
-    modes = ("off", "hang", "drip:60")
+    modes = list(MODES)
     runs: dict[str, list[Any]] = {mode: [] for mode in modes}
     own_cores = cores()
     with running_exchange(SYMBOLS, TRADES_PER_S, DEPTH_PER_S, own_cores[1]) as port:
         for number in range(rounds):
-            for mode in modes[number % 3 :] + modes[: number % 3]:
+            for mode in modes[number % len(modes) :] + modes[: number % len(modes)]:
                 runs[mode].append(timing(mode, port, warm_up_s, seconds, own_cores))
     found: dict[str, Any] = {"window_s": 1, "symbols": SYMBOLS, "seconds_per_run": seconds}
     random = np.random.default_rng(7)
