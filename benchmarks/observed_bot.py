@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import json
 import logging
+import os
 import re
 import statistics
 import sys
@@ -20,9 +21,10 @@ from array import array
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # as main.py, before pyarrow comes
+
 import msgspec
 import psutil
-import pyarrow as pa
 import structlog
 
 from benchmarks.paced_exchange import symbol_names
@@ -250,7 +252,6 @@ def main() -> None:
     parser.add_argument("--raw", action="store_true", help="every window's figure too")
     given = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    pa.set_memory_pool(pa.system_memory_pool())  # as the command line has it
     with tempfile.TemporaryDirectory() as folder:
         work = observe(
             given.port,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-import sys
 import time
 
 import msgspec
@@ -27,13 +26,13 @@ from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
 from market_orchestrator.connection.transport import default_transport
+from market_orchestrator.long_run import prepare_process
 from monitoring.disk import DiskSettings, DiskWatch
 
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
 _BATCH_S = 0.04
-_SWITCH_S = 0.0005  # the loop gets the interpreter back from a flush after so long, not 5 ms
 _SETTLE_S = 0.3  # what REST has may take so long to arrive over the socket
 
 
@@ -138,13 +137,12 @@ class RecordRun:
             ConnectionLost: The exchange could not be reached for good (exit 3).
             StorageError: The disk refuses, or is nearly full (exit 1).
         """
+        prepare_process(10_000, 20, 50)
         recorder = self._settings.recording.recorder
         await listed(self._rest, recorder.symbols, recorder.market)
         await self.recording.open()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000, 20, 50)  # many short-lived objects; 50,000 at once take 20 ms
-        sys.setswitchinterval(_SWITCH_S)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.recording.run(), name="recording")

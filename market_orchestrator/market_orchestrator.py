@@ -42,6 +42,7 @@ from market_orchestrator.connection.transport import default_transport
 from market_orchestrator.exchange import Exchange, connection_settings, open_exchange
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import analyse_windows, spare_the_collector, warm_context
+from market_orchestrator.long_run import prepare_process
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.model_signals import ModelAnalyst, model_of
 from market_orchestrator.outputs import Outputs
@@ -58,7 +59,6 @@ from rules_analyst import RulesAnalyst
 log = structlog.get_logger()
 
 STOP_TIMEOUT_S = 8.0  # for writing everything after the sockets are closed
-_SWITCH_S = 0.0005  # the loop gets the interpreter back from other threads so soon, not in 5 ms
 
 
 class _DurationOver(Exception):
@@ -209,6 +209,7 @@ class LiveParts:
 
     async def run(self) -> int:
         """Prepare, run every task, and stop in order."""
+        prepare_process(2_000, 10, 400)
         await asyncio.to_thread(self.outputs.features.recover)
         await asyncio.to_thread(self.outputs.signals.partitioned.recover)
         await asyncio.to_thread(
@@ -220,8 +221,6 @@ class LiveParts:
         await self._check_symbols()
         gc.collect()
         gc.freeze()
-        gc.set_threshold(2_000, 10, 400)  # often and briefly: 50,000 objects at once take 20 ms
-        sys.setswitchinterval(_SWITCH_S)
         if self.recording is not None:
             await self.recording.open()
         try:
