@@ -87,6 +87,7 @@ class EnhancedMarketBot:
             StorageError: what was recorded could not be written (exit 1).
         """
         settings = self.settings
+        prepare_process(2_000, 10, 400)
         try:
             async with AsyncExitStack() as stack:
                 model = await asyncio.to_thread(model_of, settings, settings.symbols)
@@ -209,7 +210,6 @@ class LiveParts:
 
     async def run(self) -> int:
         """Prepare, run every task, and stop in order."""
-        prepare_process(2_000, 10, 400)
         await asyncio.to_thread(self.outputs.features.recover)
         await asyncio.to_thread(self.outputs.signals.partitioned.recover)
         await asyncio.to_thread(
