@@ -26,8 +26,8 @@ from market_orchestrator.connection.clock import SystemClock
 from market_orchestrator.connection.contract import ConnectionSettings
 from market_orchestrator.connection.robust_connection import RobustConnectionManager
 from market_orchestrator.connection.transport import default_transport
-from market_orchestrator.long_run import prepare_process
 from monitoring.disk import DiskSettings, DiskWatch
+from monitoring.long_run import prepare_process
 
 log = structlog.get_logger()
 

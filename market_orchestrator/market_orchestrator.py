@@ -42,7 +42,6 @@ from market_orchestrator.connection.transport import default_transport
 from market_orchestrator.exchange import Exchange, connection_settings, open_exchange
 from market_orchestrator.gap_repair import GapRepairer, GapRepairSettings
 from market_orchestrator.live_tasks import analyse_windows, spare_the_collector, warm_context
-from market_orchestrator.long_run import prepare_process
 from market_orchestrator.market_flow import MarketFlow, MarketFlowSettings
 from market_orchestrator.model_signals import ModelAnalyst, model_of
 from market_orchestrator.outputs import Outputs
@@ -54,6 +53,7 @@ from market_orchestrator.storage import Storage, StorageSettings
 from market_orchestrator.windows import WindowSettings
 from monitoring.disk import DiskSettings, DiskWatch
 from monitoring.heartbeat import Heartbeat
+from monitoring.long_run import prepare_process
 from rules_analyst import RulesAnalyst
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class EnhancedMarketBot:
             StorageError: what was recorded could not be written (exit 1).
         """
         settings = self.settings
-        prepare_process(2_000, 10, 400)
+        prepare_process(2_000, 5, 800)
         try:
             async with AsyncExitStack() as stack:
                 model = await asyncio.to_thread(model_of, settings, settings.symbols)

@@ -57,7 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("microstructure", "feature_store", "event_bus", "rules_analyst"),
         *("market_orchestrator.connection", "market_orchestrator", "simulator", "config"),
         *("market_orchestrator.analyst", "market_orchestrator.model_signals", "inference"),
-        *("monitoring.disk", "monitoring.heartbeat"),
+        *("monitoring.disk", "monitoring.heartbeat", "monitoring.long_run"),
         *("market_orchestrator.exchange", "market_orchestrator.recording", "collectors.recording"),
     },
     "market_orchestrator.replay_rows": {"domain", "binance_api", "lake"},
@@ -100,7 +100,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "ingestion": {"domain", "binance_api", "lake", "data_pipeline", "config"},
     "collectors": {
         *("domain", "binance_api", "lake", "microstructure", "data_validator"),
-        *("monitoring.disk", "market_orchestrator.connection", "collectors.recording"),
+        *("monitoring.disk", "monitoring.long_run"),
+        *("market_orchestrator.connection", "collectors.recording"),
     },
     "collectors.recording": {"domain", "lake", "collectors", "market_orchestrator.connection"},
     "collectors.stream": {"main"},

@@ -9,7 +9,7 @@ import pytest
 
 _COUNT_HEAPS = """
 import ctypes, threading
-from market_orchestrator.long_run import prepare_process
+from monitoring.long_run import prepare_process
 if {prepared}:
     prepare_process(2_000, 10, 400)
 libc = ctypes.CDLL(None)
