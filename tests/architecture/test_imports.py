@@ -79,6 +79,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("domain", "binance_api", "lake", "market_orchestrator.connection", "ai", "event_bus"),
     },
     "monitoring.disk": {"domain"},
+    "monitoring.long_run": set(),
     "monitoring.heartbeat": {"domain", "event_bus"},
     "event_broker": {"domain", "lake", "monitoring"},
     "config": {
